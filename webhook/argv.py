@@ -1,0 +1,94 @@
+"""How an argument list is rewritten: the sizing flags go last, where vLLM's parser lets them win over everything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from recommender.api.sizing_flags import GPU_MEMORY_UTILIZATION, KV_CACHE_MEMORY_BYTES, sizing_flag
+
+NUM_GPU_BLOCKS_OVERRIDE = "--num-gpu-blocks-override"
+_SHORTEST_BLOCKS_OVERRIDE = len("--num-g")
+_TERMINATOR = "--"
+_OPTION_IN_TEXT = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A container's `command` and `args`, as two lists."""
+
+    command: tuple[str, ...]
+    args: tuple[str, ...]
+
+    @property
+    def vector(self) -> tuple[str, ...]:
+        """What exec gets. Where there is no command, the image's entrypoint stands before it."""
+        return self.command + self.args
+
+
+def sizing_flags(kv_bytes: int | None, utilization: str | None) -> tuple[str, ...]:
+    """The tokens that set the two sizes, each in one piece: `--flag=value` is read the same wherever it stands, also
+    after an option that takes any number of values, and never as the model.
+    """
+    flags = []
+    if utilization is not None:
+        flags.append(f"{GPU_MEMORY_UTILIZATION}={utilization}")
+    if kv_bytes is not None:
+        flags.append(f"{KV_CACHE_MEMORY_BYTES}={kv_bytes}")
+    return tuple(flags)
+
+
+def rewrite(arguments: Arguments, start: int, flags: Sequence[str], previous: Sequence[str] = ()) -> Arguments:
+    """`arguments` with `flags` last among vLLM's own, which begin at `start` of the vector.
+
+    `previous`: what an earlier pass appended; it is replaced. Doing it again changes nothing.
+
+    Last means before a `--`: what follows that is no option any more. New tokens go to `args`, also where only
+    `command` is set: Kubernetes then runs both in a row, and the image's own CMD is out of play already.
+    """
+    command, args = arguments.command, list(arguments.args)
+    vector = arguments.vector
+    end = next((at for at in range(start, len(vector)) if vector[at] == _TERMINATOR), len(vector))
+    if end < len(command):
+        # The `--` stands in the command, so the flags have to go there too.
+        own = list(command)
+        _replace_tail(own, start, end, flags, previous)
+        return Arguments(tuple(own), arguments.args)
+    offset = len(command)
+    _replace_tail(args, max(start - offset, 0), end - offset, flags, previous)
+    return Arguments(command, tuple(args))
+
+
+def _replace_tail(tokens: list[str], start: int, end: int, flags: Sequence[str], previous: Sequence[str]) -> None:
+    for tail in (tuple(flags), tuple(previous)):
+        begin = end - len(tail)
+        if tail and begin >= start and tuple(tokens[begin:end]) == tail:
+            tokens[begin:end] = flags
+            return
+    tokens[end:end] = flags
+
+
+def explicit_kv_option(tokens: Sequence[str]) -> str | None:
+    """The first option by which the user fixed the KV cache in `tokens` (a list, or pieces of a shell string), as it
+    is spelt in full; None where there is none.
+    """
+    for token in tokens:
+        for option in _OPTION_IN_TEXT.findall(token) if not token.startswith("--") else (token,):
+            if sizing_flag(option) == KV_CACHE_MEMORY_BYTES:
+                return KV_CACHE_MEMORY_BYTES
+            name = option.partition("=")[0].replace("_", "-")
+            if len(name) >= _SHORTEST_BLOCKS_OVERRIDE and NUM_GPU_BLOCKS_OVERRIDE.startswith(name):
+                return NUM_GPU_BLOCKS_OVERRIDE
+    return None
+
+
+def without(tokens: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """`tokens` less the last occurrence of each of `flags`."""
+    kept = list(tokens)
+    for flag in flags:
+        for at in range(len(kept) - 1, -1, -1):
+            if kept[at] == flag:
+                del kept[at]
+                break
+    return kept
