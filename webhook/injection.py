@@ -1,0 +1,197 @@
+"""How the plugin comes into a pod: volumes, variables, a port; nothing that could keep the pod from starting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+from recommender.api.automation import flag
+from recommender.api.plugin_wheel import WHEEL_FILE, plugin_map_name
+from vllm_plugin.names import (
+    ENTRY_POINT,
+    ENV_DIR,
+    ENV_DISABLED,
+    ENV_PORT,
+    LABEL_INJECTED,
+    METRICS_PORT_NAME,
+)
+from webhook.detection import Engine, variable
+from webhook.patches import Patch, Raw
+from webhook.settings import InjectionSettings
+
+PLUGIN_VOLUME = "vllm-rightsizer-plugin"
+RUN_VOLUME = "vllm-rightsizer-run"
+INIT_CONTAINER = "vllm-rightsizer-plugin"
+PLUGIN_FOLDER = "/var/run/vllm-rightsizer/plugin"
+RUN_FOLDER = "/var/run/vllm-rightsizer/run"
+WHEEL_PATH = f"{PLUGIN_FOLDER}/{WHEEL_FILE}"
+IMAGE_FOLDER = "/plugin"
+"""Where the injector image keeps the wheel."""
+
+_SIZE_LIMIT = "16Mi"
+_INIT_AMOUNTS = {"cpu": "100m", "memory": "64Mi"}
+"""Requests and limits alike, so that a Guaranteed pod stays one; 16Mi would fall below common LimitRange minimums."""
+_INIT_USER = 65532
+_LAST_PORT = 65535
+
+
+def refusal(pod: Raw, engines: Sequence[Engine]) -> str | None:
+    """Why the plugin cannot be brought into `pod` without risk; None where it can."""
+    spec = pod["spec"]
+    if (spec.get("os") or {}).get("name") == "windows":
+        return "the pod runs on Windows"
+    for engine in engines:
+        if engine.launch.ignores_pythonpath:
+            return f"container {engine.name} starts Python with -I or -E, which leaves PYTHONPATH aside"
+        disabled = variable(engine.container, ENV_DISABLED)
+        if disabled is not None and flag(str(disabled.get("value"))):
+            return f"container {engine.name} switches it off with {ENV_DISABLED}"
+        for name in ("PYTHONPATH", "VLLM_PLUGINS"):
+            if "valueFrom" in (variable(engine.container, name) or {}):
+                return f"container {engine.name} takes {name} from elsewhere (valueFrom): write its value in the pod"
+        for mount in engine.container.get("volumeMounts") or ():
+            foreign = mount.get("name") not in (PLUGIN_VOLUME, *_run_volumes(len(engines)))
+            if foreign and mount.get("mountPath", "").rstrip("/") in (PLUGIN_FOLDER, RUN_FOLDER):
+                return f"container {engine.name} has a mount of its own at {mount['mountPath']}"
+    for volume in spec.get("volumes") or ():
+        if volume.get("name") == PLUGIN_VOLUME and not ({"configMap", "emptyDir"} & volume.keys()):
+            return f"the pod has another volume named {PLUGIN_VOLUME}"
+        if volume.get("name") in _run_volumes(len(engines)) and "emptyDir" not in volume:
+            return f"the pod has another volume named {volume['name']}"
+    return None
+
+
+def inject(pod: Raw, engines: Sequence[Engine], patch: Patch, settings: InjectionSettings) -> None:
+    """Add to `patch` what brings the plugin into each of `engines`. What is there already is left alone."""
+    patch.put(("metadata", "labels", LABEL_INJECTED), "true")
+    volumes = {volume.get("name") for volume in pod["spec"].get("volumes") or ()}
+    if PLUGIN_VOLUME not in volumes:
+        patch.append(("spec", "volumes"), _plugin_volume(settings))
+    taken = _ports(pod)
+    for engine, run_volume in zip(engines, _run_volumes(len(engines)), strict=True):
+        if run_volume not in volumes:
+            patch.append(("spec", "volumes"), {"name": run_volume, "emptyDir": {"sizeLimit": _SIZE_LIMIT}})
+        _mount(engine, patch, {"name": PLUGIN_VOLUME, "mountPath": PLUGIN_FOLDER, "readOnly": True})
+        _mount(engine, patch, {"name": run_volume, "mountPath": RUN_FOLDER})
+        _add_to_pythonpath(engine, patch)
+        _name_plugin(engine, patch)
+        if variable(engine.container, ENV_DIR) is None:
+            set_variable(engine, patch, ENV_DIR, RUN_FOLDER)
+        _open_port(pod, engine, patch, settings.plugin_port, taken)
+
+
+def add_init_container(pod: Raw, patch: Patch, settings: InjectionSettings) -> None:
+    """The second way: a container that copies the wheel. Call it last, it moves the init containers' indices.
+
+    It runs first, because vLLM may be an init container itself (a native sidecar).
+    """
+    existing = [container.get("name") for container in pod["spec"].get("initContainers") or ()]
+    if settings.way == "init-container" and INIT_CONTAINER not in existing:
+        patch.prepend(("spec", "initContainers"), _init_container(pod, settings))
+
+
+def set_variable(engine: Engine, patch: Patch, name: str, value: str) -> None:
+    """Give the container the variable: in place where it is set, else at the end."""
+    at = _index(engine.container, name)
+    if at is None:
+        patch.append((*engine.path, "env"), {"name": name, "value": value})
+    else:
+        patch.put((*engine.path, "env", at, "value"), value)
+
+
+def remove_variables(engine: Engine, patch: Patch, names: Sequence[str]) -> None:
+    """Take the variables out again. Call it after all other changes to this environment."""
+    entries = engine.container.get("env") or ()
+    for at in range(len(entries) - 1, -1, -1):
+        if entries[at].get("name") in names:
+            patch.remove((*engine.path, "env", at))
+
+
+def _run_volumes(count: int) -> list[str]:
+    """One folder an engine: two engines of a pod must not mix their snapshots."""
+    return [RUN_VOLUME if at == 0 else f"{RUN_VOLUME}-{at + 1}" for at in range(count)]
+
+
+def _plugin_volume(settings: InjectionSettings) -> Raw:
+    if settings.way == "init-container":
+        return {"name": PLUGIN_VOLUME, "emptyDir": {"sizeLimit": _SIZE_LIMIT}}
+    # Optional: where the map is missing, the pod starts without the plugin.
+    return {"name": PLUGIN_VOLUME, "configMap": {"name": plugin_map_name(), "optional": True}}
+
+
+def _mount(engine: Engine, patch: Patch, mount: Raw) -> None:
+    mounted = {entry.get("mountPath", "").rstrip("/") for entry in engine.container.get("volumeMounts") or ()}
+    if mount["mountPath"] not in mounted:
+        patch.append((*engine.path, "volumeMounts"), mount)
+
+
+def _add_to_pythonpath(engine: Engine, patch: Patch) -> None:
+    entry = variable(engine.container, "PYTHONPATH")
+    theirs = "" if entry is None else entry.get("value") or ""
+    if entry is None and engine.container.get("envFrom"):
+        # A ConfigMap may set it, and ours would hide that. Kubernetes puts the value in; where there is none, the
+        # reference stays as it is, a folder that does not exist.
+        theirs = "$(PYTHONPATH)"
+    parts = [part for part in theirs.split(":") if part]
+    if WHEEL_PATH not in parts:
+        set_variable(engine, patch, "PYTHONPATH", f"{theirs}:{WHEEL_PATH}" if theirs else WHEEL_PATH)
+
+
+def _name_plugin(engine: Engine, patch: Patch) -> None:
+    """Where the user lists the plugins that vLLM loads, ours has to be among them."""
+    entry = variable(engine.container, "VLLM_PLUGINS")
+    if entry is None:
+        return
+    theirs = entry.get("value") or ""
+    if ENTRY_POINT not in theirs.split(","):
+        set_variable(engine, patch, "VLLM_PLUGINS", f"{theirs},{ENTRY_POINT}" if theirs else ENTRY_POINT)
+
+
+def _open_port(pod: Raw, engine: Engine, patch: Patch, first: int, taken: set[int]) -> None:
+    entry = variable(engine.container, ENV_PORT)
+    if entry is None:
+        port = next(port for port in chain(range(first, _LAST_PORT + 1), range(1024, first)) if port not in taken)
+        set_variable(engine, patch, ENV_PORT, str(port))
+    elif not str(entry.get("value", "")).isdecimal():
+        return
+    else:
+        port = int(entry["value"])
+    taken.add(port)
+    declared = engine.container.get("ports") or ()
+    known = any(item.get("name") == METRICS_PORT_NAME or item.get("containerPort") == port for item in declared)
+    # On the host's network a declared port is one that the scheduler keeps free: two such pods would not fit a node.
+    if not known and 0 < port <= _LAST_PORT and not pod["spec"].get("hostNetwork"):
+        opened = {"name": METRICS_PORT_NAME, "containerPort": port, "protocol": "TCP"}
+        patch.append((*engine.path, "ports"), opened)
+
+
+def _ports(pod: Raw) -> set[int]:
+    spec = pod["spec"]
+    containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+    return {item.get("containerPort") for container in containers for item in container.get("ports") or ()}
+
+
+def _index(container: Raw, name: str) -> int | None:
+    entries = container.get("env") or ()
+    return next((at for at in range(len(entries) - 1, -1, -1) if entries[at].get("name") == name), None)
+
+
+def _init_container(pod: Raw, settings: InjectionSettings) -> Raw:
+    security: Raw = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    # A pod that says who it runs as keeps that (OpenShift allows no other); root would contradict runAsNonRoot.
+    if not (pod["spec"].get("securityContext") or {}).get("runAsUser"):
+        security["runAsUser"] = _INIT_USER
+    return {
+        "name": INIT_CONTAINER,
+        "image": settings.injector_image,
+        "command": ["cp", "-r", f"{IMAGE_FOLDER}/.", PLUGIN_FOLDER],
+        "resources": {"requests": dict(_INIT_AMOUNTS), "limits": dict(_INIT_AMOUNTS)},
+        "securityContext": security,
+        "volumeMounts": [{"name": PLUGIN_VOLUME, "mountPath": PLUGIN_FOLDER}],
+    }

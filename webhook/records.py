@@ -1,0 +1,62 @@
+"""What the webhook writes on a pod about what it did: the annotations `applied`, `original-args` and `skipped`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from vllm_plugin.names import ANNOTATION_APPLIED, ANNOTATION_ORIGINAL_ARGS, ANNOTATION_SKIPPED
+from webhook.patches import Patch, Raw
+
+_ROOM = 192 * 1024
+"""Kubernetes refuses a pod with more than 256 KiB of annotations; others write some after us."""
+
+
+def _by_container(pod: Raw, annotation: str) -> dict[str, list[str]]:
+    """The annotation's JSON: a list of texts for each container. Anything else counts as not written by us."""
+    text = ((pod.get("metadata") or {}).get("annotations") or {}).get(annotation)
+    try:
+        read = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    if not isinstance(read, dict):
+        return {}
+    return {
+        name: items
+        for name, items in read.items()
+        if isinstance(items, list) and all(isinstance(item, str) for item in items)
+    }
+
+
+def applied(pod: Raw) -> dict[str, list[str]]:
+    """What an earlier pass applied, by container: flags and `NAME=value`."""
+    return _by_container(pod, ANNOTATION_APPLIED)
+
+
+def record(
+    pod: Raw,
+    patch: Patch,
+    done: Mapping[str, Sequence[str]],
+    originals: Mapping[str, Sequence[str]],
+    skipped: Sequence[str],
+) -> None:
+    """Write what was `done` to which container, from what (`originals`, of the first pass), and what was `skipped`."""
+    annotations = (pod.get("metadata") or {}).get("annotations") or {}
+    kept = {
+        **originals,
+        **{name: args for name, args in _by_container(pod, ANNOTATION_ORIGINAL_ARGS).items() if name in done},
+    }
+    written = {
+        ANNOTATION_APPLIED: json.dumps(done) if done else None,
+        ANNOTATION_SKIPPED: "; ".join(dict.fromkeys(skipped)) or None,
+        ANNOTATION_ORIGINAL_ARGS: json.dumps(kept) if kept else None,
+    }
+    room = _ROOM - sum(len(name) + len(str(value).encode()) for name, value in annotations.items())
+    for name, text in written.items():
+        if text is None:
+            if name in annotations:
+                patch.remove(("metadata", "annotations", name))
+            continue
+        if len(text) <= room:
+            patch.put(("metadata", "annotations", name), text)
+            room -= len(text)
