@@ -1,0 +1,93 @@
+"""AdmissionReview: how a request is read and how it is answered."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from webhook.patches import Raw
+
+_VERSIONS = ("admission.k8s.io/v1", "admission.k8s.io/v1beta1")
+_LONGEST_WARNING = 256
+"""Bytes; the API server cuts longer ones."""
+
+
+class NoReviewError(ValueError):
+    """What came is no AdmissionReview at all; the message says what it is instead."""
+
+
+class Reason(StrEnum):
+    """What became of a request, in one word, as metrics and logs count it."""
+
+    APPLIED = "applied"
+    DRY_RUN = "dry-run"
+    INJECTED = "injected"
+    REFUSED = "refused"
+    EXCLUDED = "excluded"
+    NOT_VLLM = "not-vllm"
+    NOT_A_POD = "not-a-pod"
+    NOT_CREATE = "not-create"
+    NO_REQUEST = "no-request"
+    NOT_READY = "not-ready"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is done to a pod, and why no more."""
+
+    reason: Reason
+    message: str = ""
+    patch: tuple[Raw, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def parse_review(body: bytes) -> Raw:
+    """The AdmissionReview in `body`, not validated further. Raises `NoReviewError` with a sentence."""
+    try:
+        review = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise NoReviewError(f"the body is no JSON ({error}); send an AdmissionReview") from error
+    if not isinstance(review, dict):
+        raise NoReviewError(f"the body is a JSON {type(review).__name__}; send an AdmissionReview object")
+    kind = review.get("kind")
+    if kind != "AdmissionReview" and "request" not in review:
+        raise NoReviewError(
+            f"the body is an object of kind {kind!r}; send it inside an AdmissionReview, as its request"
+        )
+    return review
+
+
+def uid_of(review: object) -> str:
+    """The request's uid, which the answer has to repeat; empty where there is none."""
+    request = review.get("request") if isinstance(review, dict) else None
+    uid = request.get("uid") if isinstance(request, dict) else None
+    return uid if isinstance(uid, str) else ""
+
+
+def answer(review: object, outcome: Outcome) -> Raw:
+    """The AdmissionReview to send back. The pod is always allowed."""
+    version = review.get("apiVersion") if isinstance(review, dict) else None
+    response: dict[str, Any] = {"uid": uid_of(review), "allowed": True}
+    if outcome.patch:
+        response["patchType"] = "JSONPatch"
+        response["patch"] = base64.b64encode(json.dumps(outcome.patch, separators=(",", ":")).encode()).decode()
+    if outcome.warnings:
+        response["warnings"] = [_short(f"vllm-rightsizer: {warning}") for warning in outcome.warnings]
+    response["auditAnnotations"] = {"outcome": outcome.reason.value, "reason": outcome.message}
+    return {
+        "apiVersion": version if version in _VERSIONS else _VERSIONS[0],
+        "kind": "AdmissionReview",
+        "response": response,
+    }
+
+
+def _short(text: str) -> str:
+    """`text` on one line, cut to what the API server lets through."""
+    line = " ".join(text.split()).encode(errors="replace")
+    if len(line) <= _LONGEST_WARNING:
+        return line.decode()
+    return line[: _LONGEST_WARNING - 3].decode(errors="ignore") + "..."
