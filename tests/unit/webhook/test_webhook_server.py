@@ -1,0 +1,238 @@
+"""The running webhook: real TLS, real signals, real ports."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from webhook_cases import FLAGS, KV_BYTES, UTILIZATION, patched, pod, review, vector
+
+from recommender.api.fingerprints import fingerprint
+from recommender.api.object_store import FileObjectStore
+from vllm_plugin.names import API_VERSION
+from webhook.app import BODY_LIMIT, create_app
+from webhook.knowledge import Knowledge
+from webhook.server import ListenError, serve
+from webhook.settings import InjectionSettings, WebhookSettings
+
+_API = {"apiVersion": API_VERSION}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    with TestClient(create_app(Knowledge, InjectionSettings())) as made:
+        yield made
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Running:
+    process: subprocess.Popen[str]
+    port: int
+    folder: Path
+
+    def client(self) -> httpx.Client:
+        context = ssl.create_default_context(cafile=str(self.folder / "tls" / "ca.crt"))
+        return httpx.Client(verify=context, base_url=f"https://127.0.0.1:{self.port}", trust_env=False, timeout=5)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    port = _free_port()
+    (tmp_path / "objects").mkdir()
+    program = (
+        "import sys; from pathlib import Path; from webhook.server import serve;"
+        "from webhook.settings import WebhookSettings;"
+        "folder = Path(sys.argv[1]);"
+        "serve(WebhookSettings(objects=folder / 'objects', tls_dir=folder / 'tls', port=int(sys.argv[2])));"
+        "print('returned')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path), str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    started = Running(process, port, tmp_path)
+    try:
+        until = time.monotonic() + 30
+        while time.monotonic() < until and process.poll() is None:
+            try:
+                with started.client() as made:
+                    if made.get("/readyz").status_code == 200:
+                        break
+            except (OSError, httpx.TransportError):
+                time.sleep(0.05)
+        yield started
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_over_tls_until_a_signal(running: Running) -> None:
+    before = pod()
+    with running.client() as client:
+        answer = client.post("/mutate", json=review(before))
+        assert answer.status_code == 200
+        assert "rightsizer" in str(patched(before, answer.json())["spec"]["containers"][0]["ports"])
+        assert client.get("/healthz").text == "ok\n"
+        page = client.get("/metrics").text
+    assert 'vllm_rightsizer_webhook_outcomes_total{reason="injected"} 1.0' in page
+    assert "vllm_rightsizer_webhook_request_seconds_count 1.0" in page
+    # What is known is followed while the server runs.
+    store = FileObjectStore(running.folder / "objects")
+    store.apply(_recommendation(before))
+    store.apply({**_API, "kind": "AutomatedNamespace", "metadata": {"name": "prod"}, "spec": {"vllmOptimize": True}})
+    assert vector(patched(before, _answer_once(running, "applied"))["spec"]["containers"][0])[-2:] == FLAGS
+    exclusion = {"name": "llama", "namespace": "prod", "annotations": {"vllm-rightsizer.io/exclude": "true"}}
+    store.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": exclusion})
+    assert patched(before, _answer_once(running, "excluded")) == before
+    running.process.send_signal(signal.SIGTERM)
+    output, log = running.process.communicate(timeout=10)
+    assert running.process.returncode == 0
+    assert output == "returned\n"
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert any(line.get("uid") == "7f3c" and line["outcome"] == "injected" for line in lines)
+    assert lines[-1]["message"] == "stopped"
+
+
+def _answer_once(running: Running, outcome: str) -> Any:
+    """The answer for the usual pod, as soon as it is this outcome."""
+    until = time.monotonic() + 5
+    with running.client() as client:
+        while (answer := client.post("/mutate", json=review(pod())).json())["response"]["auditAnnotations"][
+            "outcome"
+        ] != outcome:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+    return answer
+
+
+def _recommendation(of: dict[str, Any]) -> dict[str, Any]:
+    measured = dict.fromkeys(
+        (
+            "weightsBytes",
+            "overheadBytes",
+            "kvCapacityBytes",
+            "kvBlockBytes",
+            "kvBlockTokens",
+            "kvActivePeakBytes",
+            "kvDemandPeakBytes",
+            "kvFloorBytes",
+            "allocatedBytes",
+            "requests",
+            "lookupTokens",
+            "preemptions",
+            "admissionsBlocked",
+        ),
+        1,
+    )
+    return {
+        **_API,
+        "kind": "VLLMRecommendation",
+        "metadata": {"name": "deployment-llama-main-01234567", "namespace": "prod"},
+        "spec": {"targetRef": {"group": "apps", "kind": "Deployment", "name": "llama", "container": "main"}},
+        "status": {
+            "fingerprint": fingerprint(of, "main"),
+            "gpuMemoryTotalBytes": {"min": 100, "max": 100},
+            "measured": {**measured, "vllmVersion": "0.32.0", "model": "m", "hitRate": 0.5},
+            "target": {
+                "kvBytes": KV_BYTES,
+                "kvBlocks": 4,
+                "allocationBytes": 60,
+                "gpuMemoryUtilization": UTILIZATION,
+                "flags": FLAGS,
+                "predictedHitRate": 0.5,
+                "boundBy": "hit rate",
+            },
+        },
+    }
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "tls").write_text("a file")
+    with pytest.raises(ListenError, match="--tls-dir"):
+        serve(WebhookSettings(objects=tmp_path, tls_dir=tmp_path / "tls", port=_free_port()))
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ListenError, match=f"port {port} of 127.0.0.1 is in use .* --port"):
+            serve(WebhookSettings(objects=tmp_path / "objects", tls_dir=tmp_path / "tls", port=port))
+    assert not (tmp_path / "tls").exists()
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70000), ("192.0.2.1", 8443)])
+def test_an_address_that_cannot_be_had(tmp_path: Path, host: str, port: int) -> None:
+    with pytest.raises(ListenError, match="cannot listen"):
+        serve(WebhookSettings(objects=tmp_path, tls_dir=tmp_path / "tls", host=host, port=port))
+
+
+@pytest.mark.parametrize("body", [b"", b"nonsense", b"[]", b'{"kind": "Pod"}'])
+def test_no_review_at_all(client: TestClient, body: bytes) -> None:
+    answer = client.post("/mutate", content=body)
+    assert answer.status_code == 400
+    assert "AdmissionReview" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"kind": "AdmissionReview"}, {"request": {"uid": 7}}, review("no pod"), review({"spec": {"containers": [1]}})],
+)
+def test_a_review_of_anything_is_allowed(client: TestClient, asked: Any) -> None:
+    answer = client.post("/mutate", json=asked)
+    assert answer.status_code == 200
+    assert answer.json()["response"]["allowed"] is True
+
+
+def test_a_body_of_any_length_up_to_the_limit(client: TestClient) -> None:
+    start = b'{"kind": "AdmissionReview", "x": "'
+    end = b'"}'
+    longest = start + b"x" * (BODY_LIMIT - len(start) - len(end)) + end
+    assert client.post("/mutate", content=longest).status_code == 200
+    answer = client.post("/mutate", content=longest + b" ")
+    assert answer.status_code == 413
+    assert str(BODY_LIMIT) in answer.json()["error"]
+
+
+def test_not_ready_before_the_first_snapshot() -> None:
+    client = TestClient(create_app(lambda: None, InjectionSettings()))
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/healthz").status_code == 200
+    assert client.post("/mutate", json=review(pod())).json()["response"]["allowed"] is True
+
+
+def test_other_methods_and_paths(client: TestClient) -> None:
+    assert client.get("/mutate").status_code == 405
+    assert client.get("/").status_code == 404
+
+
+def test_outcomes_are_counted(client: TestClient) -> None:
+    client.post("/mutate", json=review(pod(annotations={"vllm-rightsizer.io/exclude": "true"})))
+    client.post("/mutate", content=b"nonsense")
+    page = client.get("/metrics").text
+    assert 'outcomes_total{reason="excluded"} 1.0' in page
+    assert 'outcomes_total{reason="applied"} 0.0' in page
+    assert "vllm_rightsizer_webhook_malformed_total" in page
+    assert "vllm_rightsizer_webhook_knowledge_age_seconds" in page
+    assert "vllm_rightsizer_webhook_certificate_expiry_timestamp_seconds" in page
