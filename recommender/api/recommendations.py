@@ -59,7 +59,7 @@ class Measured(ApiModel):
     kv_demand_peak_bytes: int
     kv_floor_bytes: int
     allocated_bytes: int
-    hit_rate: float | None
+    hit_rate: float | None = None
     requests: int
     lookup_tokens: int
     preemptions: int
@@ -82,7 +82,7 @@ class Target(ApiModel):
     allocation_bytes: int
     gpu_memory_utilization: str = Field(pattern=r"^0\.\d{4}$|^1\.0000$")
     flags: list[str]
-    predicted_hit_rate: float | None
+    predicted_hit_rate: float | None = None
     bound_by: str
 
 
@@ -100,8 +100,8 @@ class Coverage(ApiModel):
     covered_seconds: float
     percent: float
     samples: int
-    first_sample: Time | None
-    last_sample: Time | None
+    first_sample: Time | None = None
+    last_sample: Time | None = None
 
 
 class RecommendationStatus(ApiModel):
