@@ -1,0 +1,226 @@
+"""Reading the plugin's page: Prometheus text in, a `PodSample` out, or a reason why not."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from recommender.histograms import BUCKETS
+from recommender.samples import (
+    LARGEST_BYTES,
+    LARGEST_COUNT,
+    Counters,
+    EngineFacts,
+    EngineSample,
+    PodSample,
+    Rank,
+    RefusedSampleError,
+)
+from vllm_plugin import names
+
+_BUCKET_OF = {f"{bound:.9e}": index for index, bound in enumerate(names.REUSE_BUCKET_BOUNDS)}
+"""Bounds by nine digits: exporters differ in how they write a double."""
+
+_OF_THE_REUSE_HISTOGRAM = tuple(names.KV_REUSE_DISTANCE_BYTES + suffix for suffix in ("_bucket", "_sum", "_count"))
+_ABOUT_THE_PLUGIN = (names.HOOK_SECONDS, names.HOOK_ERRORS, names.HOOKS_ACTIVE)
+"""Its own cost and health, a series a hook: no figure of an engine."""
+
+_LARGEST_BLOCK_TOKENS = 1 << 20
+
+Key = tuple[str, str]
+"""Engine and rank, each empty where the page does not say."""
+
+
+def parse_page(text: str) -> PodSample:
+    """One sample of every engine on the page. Raises `RefusedSampleError`: a part that is wrong spoils the whole."""
+    page = _Page(text)
+    if not page.values:
+        raise RefusedSampleError(f"the page has none of the plugin's metrics ({names.PREFIX}...)")
+    engines = page.engines()
+    if not engines:
+        raise RefusedSampleError(
+            f"the page has no {names.KV_CACHE_CAPACITY_BYTES}: vLLM is still starting, or the model keeps no KV cache"
+        )
+    return PodSample(
+        plugin_version=page.info.get("plugin_version") or page.info.get("version") or "",
+        engines=tuple(_engine_sample(page, engine) for engine in engines),
+    )
+
+
+class _Page:
+    """The samples of a page by metric, engine and rank; only what the plugin exports, each value checked."""
+
+    def __init__(self, text: str) -> None:
+        self.values: dict[str, dict[Key, float]] = {}
+        self.components: dict[Key, float] = {}
+        self.buckets: dict[str, dict[int, float]] = {}
+        self.info: dict[str, str] = {}
+        for name, labels, value in _samples(text):
+            self._take(name, labels, value)
+
+    def _take(self, name: str, labels: dict[str, str], value: float) -> None:
+        if name in (names.BUILD_INFO, names.ENGINE_INFO):
+            self.info.update(labels)
+            return
+        if name in _ABOUT_THE_PLUGIN:
+            return
+        if math.isnan(value) or math.isinf(value) or value < 0:
+            raise RefusedSampleError(f"{name} is {value:g}")
+        key = (labels.get(names.LABEL_ENGINE, ""), labels.get(names.LABEL_RANK, ""))
+        if name == _OF_THE_REUSE_HISTOGRAM[0]:
+            bucket = _bucket_index(labels.get("le", ""))
+            of_engine = self.buckets.setdefault(key[0], {})
+            if bucket in of_engine:
+                raise RefusedSampleError(f"{name} stands twice on the page for le={labels.get('le')!r}")
+            of_engine[bucket] = value
+        elif name == names.RUNTIME_OVERHEAD_BYTES:
+            self.components[key] = self.components.get(key, 0.0) + value
+        else:
+            of_metric = self.values.setdefault(name, {})
+            if key in of_metric:
+                raise RefusedSampleError(f"{name} stands twice on the page")
+            of_metric[key] = value
+
+    def engines(self) -> list[str]:
+        return sorted({engine for engine, _ in self.values.get(names.KV_CACHE_CAPACITY_BYTES, {})})
+
+    def ranks(self, engine: str) -> list[str]:
+        found = {rank for of, rank in self.values.get(names.MODEL_WEIGHTS_BYTES, {}) if of in (engine, "")}
+        return sorted(found, key=lambda rank: (len(rank), rank))
+
+    def value(self, metric: str, engine: str, rank: str = "", default: float | None = None) -> float:
+        """The value for an engine and rank; where the page has it without one of the labels, that one."""
+        found = self.values.get(metric, {})
+        for key in ((engine, rank), (engine, ""), ("", rank), ("", "")):
+            if key in found:
+                return found[key]
+        if not rank:
+            # About blocks, an engine's figures are those of its first rank.
+            of_ranks = sorted((key[1], value) for key, value in found.items() if key[0] in (engine, ""))
+            if of_ranks:
+                return of_ranks[0][1]
+        if default is None:
+            raise RefusedSampleError(f"the page has no {metric}")
+        return default
+
+    def overhead(self, engine: str, rank: str) -> float:
+        keys = ((engine, rank), ("", rank), (engine, ""), ("", ""))
+        return next((self.components[key] for key in keys if key in self.components), 0.0)
+
+    def reuse(self, engine: str) -> tuple[int, ...]:
+        found = self.buckets.get(engine, self.buckets.get(""))
+        if found is None:
+            raise RefusedSampleError(f"the page has no {names.KV_REUSE_DISTANCE_BYTES}")
+        if len(found) != BUCKETS:
+            raise RefusedSampleError(
+                f"{names.KV_REUSE_DISTANCE_BYTES} has {len(found)} buckets instead of {BUCKETS}: "
+                "another release of the plugin?"
+            )
+        counts = tuple(_count(names.KV_REUSE_DISTANCE_BYTES, found[index]) for index in range(BUCKETS))
+        if any(later < earlier for earlier, later in itertools.pairwise(counts)):
+            raise RefusedSampleError(f"{names.KV_REUSE_DISTANCE_BYTES} is not cumulative")
+        return counts
+
+
+def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Every sample of ours on the page: what else vLLM exports there is neither read nor judged."""
+    ours = "\n".join(line for line in text.splitlines() if line.startswith(names.PREFIX))
+    try:
+        for family in text_string_to_metric_families(ours + "\n"):
+            for sample in family.samples:
+                yield sample.name, sample.labels, float(sample.value)
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise RefusedSampleError(f"the page is no Prometheus text: {error}") from error
+
+
+def _bucket_index(bound: str) -> int:
+    try:
+        limit = float(bound)
+    except ValueError:
+        limit = math.nan
+    if limit == math.inf:
+        return BUCKETS - 1
+    index = _BUCKET_OF.get(f"{limit:.9e}")
+    if index is None:
+        raise RefusedSampleError(f"{names.KV_REUSE_DISTANCE_BYTES} has the unknown bound {bound!r}")
+    return index
+
+
+def _count(metric: str, value: float) -> int:
+    if value > LARGEST_COUNT:
+        raise RefusedSampleError(f"{metric} is {value:g}, more than can have been counted")
+    return round(value)
+
+
+def _size(metric: str, value: float, least: int = 0, most: int = LARGEST_BYTES) -> int:
+    if not least <= value <= most:
+        raise RefusedSampleError(f"{metric} is {value:g}, which cannot be: {least} to {most} is possible")
+    return round(value)
+
+
+def _engine_sample(page: _Page, engine: str) -> EngineSample:
+    def size(metric: str, least: int = 0, most: int = LARGEST_BYTES) -> int:
+        return _size(metric, page.value(metric, engine), least, most)
+
+    def count(metric: str) -> int:
+        return _count(metric, page.value(metric, engine))
+
+    block_bytes = size(names.KV_CACHE_BLOCK_BYTES, least=1)
+    capacity = size(names.KV_CACHE_CAPACITY_BYTES, least=block_bytes)
+    counters = Counters(
+        requests=count(names.REQUESTS),
+        lookup_tokens=count(names.LOOKUP_TOKENS),
+        hit_tokens=count(names.HIT_TOKENS),
+        preemptions=count(names.PREEMPTIONS),
+        admissions_blocked=count(names.ADMISSIONS_BLOCKED),
+        reuse=page.reuse(engine),
+    )
+    if counters.hit_tokens > counters.lookup_tokens:
+        raise RefusedSampleError(
+            f"{names.HIT_TOKENS} is {counters.hit_tokens}, more than the {counters.lookup_tokens} looked up"
+        )
+    return EngineSample(
+        engine=engine,
+        facts=EngineFacts(
+            vllm_version=page.info.get("vllm_version", ""),
+            model=page.info.get("model", ""),
+            block_bytes=block_bytes,
+            block_tokens=size(names.KV_CACHE_BLOCK_TOKENS, least=1, most=_LARGEST_BLOCK_TOKENS),
+            capacity_bytes=capacity,
+            floor_bytes=size(names.KV_FLOOR_BYTES),
+            ranks=tuple(_rank(page, engine, rank) for rank in page.ranks(engine) or [""]),
+        ),
+        active_bytes=size(names.KV_CACHE_ACTIVE_BYTES, most=capacity),
+        active_peak_bytes=size(names.KV_CACHE_ACTIVE_PEAK_BYTES, most=capacity),
+        reusable_bytes=size(names.KV_CACHE_REUSABLE_BYTES, most=capacity),
+        demand_peak_bytes=size(names.KV_DEMAND_PEAK_BYTES),
+        counters=counters,
+    )
+
+
+def _rank(page: _Page, engine: str, rank: str) -> Rank:
+    def size(metric: str, least: int = 0) -> int:
+        return _size(metric, page.value(metric, engine, rank), least)
+
+    # Blocks are the scheduler's: a page may give their bytes for the engine's first rank only.
+    block_bytes = _size(
+        names.KV_CACHE_BLOCK_BYTES, _of_rank_or_first(page, names.KV_CACHE_BLOCK_BYTES, engine, rank), 1
+    )
+    capacity = _of_rank_or_first(page, names.KV_CACHE_CAPACITY_BYTES, engine, rank)
+    return Rank(
+        rank=rank,
+        weights_bytes=size(names.MODEL_WEIGHTS_BYTES),
+        overhead_bytes=_size(names.RUNTIME_OVERHEAD_BYTES, page.overhead(engine, rank)),
+        capacity_bytes=_size(names.KV_CACHE_CAPACITY_BYTES, capacity, block_bytes),
+        block_bytes=block_bytes,
+        total_bytes=size(names.GPU_MEMORY_TOTAL_BYTES, least=1),
+        allocated_bytes=size(names.GPU_MEMORY_ALLOCATED_BYTES),
+    )
+
+
+def _of_rank_or_first(page: _Page, metric: str, engine: str, rank: str) -> float:
+    first = page.value(metric, engine)
+    return page.value(metric, engine, rank, default=first)

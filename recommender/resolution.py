@@ -1,0 +1,100 @@
+"""Is a workload automated, and by which policy? The objects in the store, read with tolerance for invalid ones."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from recommender.api.automation import Automation, resolve_automation
+from recommender.api.object_store import ObjectStore
+from recommender.api.objects import ApiObject, InvalidObjectError
+from recommender.api.policies import (
+    CLUSTER_AUTOMATION_NAME,
+    AutomatedNamespace,
+    ClusterAutomation,
+    PolicySpec,
+    VLLMPolicy,
+)
+
+logger = logging.getLogger(__name__)
+
+_Kind = TypeVar("_Kind", bound=ApiObject)
+
+
+@dataclass(frozen=True)
+class ResolvedPolicy:
+    """A policy that holds. `spec` is None where there is none; `fault` says what is wrong, also where the last valid
+    spec goes on."""
+
+    name: str
+    spec: PolicySpec | None
+    fault: str | None = None
+    missing: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever the policy does: sizes asked for under one are not compared with those under another."""
+        return "" if self.spec is None else hashlib.sha256(canonical(self.spec).encode()).hexdigest()[:16]
+
+
+def canonical(spec: PolicySpec) -> str:
+    """The spec as JSON, equal for equal specs."""
+    return json.dumps(spec.to_json(), sort_keys=True)
+
+
+class Resolver:
+    """Reads the objects that decide about workloads. Remembers the last valid spec of each policy, by `last_valid`."""
+
+    def __init__(self, store: ObjectStore, last_valid: Mapping[str, str]) -> None:
+        self._store = store
+        self._last_read: dict[tuple[str, str], ApiObject] = {}
+        self._last_valid: dict[str, PolicySpec] = {}
+        for name, spec in last_valid.items():
+            # Another release may have written it; then there is no last valid one.
+            with contextlib.suppress(ValidationError):
+                self._last_valid[name] = PolicySpec.model_validate_json(spec)
+
+    def automation(
+        self, namespace: str, pod_annotations: Mapping[str, str], workload_annotations: Mapping[str, str]
+    ) -> Automation:
+        """The answer of architecture.md §4 for one workload."""
+        of_namespace = self._read(AutomatedNamespace, namespace)
+        of_cluster = self._read(ClusterAutomation, CLUSTER_AUTOMATION_NAME)
+        return resolve_automation(
+            pod_annotations,
+            workload_annotations,
+            of_namespace.spec if of_namespace else None,
+            of_cluster.spec if of_cluster else None,
+        )
+
+    def policy(self, name: str) -> ResolvedPolicy:
+        """The policy called `name`; where its object is invalid, the last valid spec with the fault."""
+        raw = self._store.get(VLLMPolicy.KIND, None, name)
+        if raw is None:
+            return ResolvedPolicy(name, None, f"there is no VLLMPolicy {name}: create it, or name another", True)
+        try:
+            spec = VLLMPolicy.from_json(raw).spec
+        except InvalidObjectError as error:
+            return ResolvedPolicy(name, self._last_valid.get(name), str(error))
+        self._last_valid[name] = spec
+        return ResolvedPolicy(name, spec)
+
+    def _read(self, kind: type[_Kind], name: str) -> _Kind | None:
+        raw = self._store.get(kind.KIND, None, name)
+        if raw is None:
+            return None
+        try:
+            found = kind.from_json(raw)
+        except InvalidObjectError as error:
+            before = self._last_read.get((kind.KIND, name))
+            logger.warning("%s; %s", error, "what it said before goes on" if before else "it counts as absent")
+            return before if isinstance(before, kind) else None
+        self._last_read[kind.KIND, name] = found
+        return found

@@ -1,0 +1,103 @@
+"""What one look at a pod's plugin says: plain values, checked, in bytes and counts since the process started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recommender.histograms import BUCKETS
+
+LARGEST_COUNT = 2**53
+"""Above it a double no longer counts by one: no honest counter is there."""
+
+LARGEST_BYTES = 2**50
+"""A pebibyte: more than any process sees as one device."""
+
+
+class RefusedSampleError(ValueError):
+    """A page that cannot be believed; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Counters of one engine since it started. `reuse` holds the histogram's cumulative counts, +Inf last."""
+
+    requests: int
+    lookup_tokens: int
+    hit_tokens: int
+    preemptions: int
+    admissions_blocked: int
+    reuse: tuple[int, ...] = (0,) * BUCKETS
+
+    def since(self, earlier: Counters) -> Counters:
+        """What was counted after `earlier`. Where a counter went down the engine was started anew: then all of it."""
+        scalars = [now - then for now, then in zip(self._scalars(), earlier._scalars(), strict=True)]
+        reuse = tuple(now - then for now, then in zip(self.reuse, earlier.reuse, strict=True))
+        if min(scalars) < 0 or min(reuse) < 0:
+            return self
+        requests, lookup_tokens, hit_tokens, preemptions, admissions_blocked = scalars
+        return Counters(requests, lookup_tokens, hit_tokens, preemptions, admissions_blocked, reuse)
+
+    def _scalars(self) -> tuple[int, ...]:
+        return (self.requests, self.lookup_tokens, self.hit_tokens, self.preemptions, self.admissions_blocked)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One worker on one GPU, bytes. `allocated_bytes` is what vLLM claims: utilization × total."""
+
+    rank: str
+    weights_bytes: int
+    overhead_bytes: int
+    capacity_bytes: int
+    block_bytes: int
+    total_bytes: int
+    allocated_bytes: int
+
+    @property
+    def outside_pool_bytes(self) -> int:
+        """What of the allocation is no pool: it stays when the pool changes.
+
+        Where a user set the pool's bytes, vLLM ignores utilization, and the claim says nothing of what is used: then
+        weights and overhead as measured.
+        """
+        claimed = self.allocated_bytes - self.capacity_bytes
+        return claimed if claimed >= self.weights_bytes else self.weights_bytes + self.overhead_bytes
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """What holds of an engine for as long as it runs. Sizes of blocks and pool are those of its first rank."""
+
+    vllm_version: str
+    model: str
+    block_bytes: int
+    block_tokens: int
+    capacity_bytes: int
+    floor_bytes: int
+    ranks: tuple[Rank, ...]
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the pool, the null block included."""
+        return self.capacity_bytes // self.block_bytes
+
+
+@dataclass(frozen=True)
+class EngineSample:
+    """One engine at one moment."""
+
+    engine: str
+    facts: EngineFacts
+    active_bytes: int
+    active_peak_bytes: int
+    reusable_bytes: int
+    demand_peak_bytes: int
+    counters: Counters
+
+
+@dataclass(frozen=True)
+class PodSample:
+    """All engines of a pod at one moment."""
+
+    plugin_version: str
+    engines: tuple[EngineSample, ...]

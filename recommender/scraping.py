@@ -1,0 +1,97 @@
+"""Fetching the plugins' pages: all pods at once, few at a time, none for longer than the deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from recommender.discovery import Pod
+from recommender.exposition import parse_page
+from recommender.samples import PodSample, RefusedSampleError
+
+DEADLINE_SECONDS = 5.0
+"""For one page, from connecting to the last byte. A page takes milliseconds: a pod that needs longer is in trouble."""
+
+LARGEST_PAGE_BYTES = 4 << 20
+CONCURRENT_SCRAPES = 64
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """The outcome for one pod: a sample, or why there is none. `at` is in seconds since the epoch."""
+
+    pod: Pod
+    at: float
+    seconds: float
+    sample: PodSample | None = None
+    fault: str | None = None
+
+
+class Scraper:
+    """Holds the connections to the pods from one round to the next."""
+
+    def __init__(self, deadline_seconds: float = DEADLINE_SECONDS) -> None:
+        self._deadline_seconds = deadline_seconds
+        self._gate = asyncio.Semaphore(CONCURRENT_SCRAPES)
+        self._client = httpx.AsyncClient(
+            # A proxy of the environment is no way to a pod, and a pod has no business sending us elsewhere.
+            trust_env=False,
+            follow_redirects=False,
+            timeout=deadline_seconds,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=CONCURRENT_SCRAPES),
+            headers={"accept": "text/plain; version=0.0.4"},
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def scrape(self, pods: Sequence[Pod]) -> list[Scrape]:
+        """Look at every pod that has an address."""
+        return list(await asyncio.gather(*(self._scrape(pod, pod.address) for pod in pods if pod.address)))
+
+    async def _scrape(self, pod: Pod, address: tuple[str, int]) -> Scrape:
+        async with self._gate:
+            began = time.monotonic()
+            sample: PodSample | None = None
+            fault: str | None = None
+            try:
+                async with asyncio.timeout(self._deadline_seconds):
+                    page = await self._page(*address)
+                sample = parse_page(page)
+            except RefusedSampleError as error:
+                fault = str(error)
+            except TimeoutError:
+                fault = f"no page from {_shown(address)} within {self._deadline_seconds:g} s"
+            except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+                fault = f"no page from {_shown(address)}: {error or type(error).__name__}"
+            return Scrape(pod, time.time(), time.monotonic() - began, sample, fault)
+
+    async def _page(self, host: str, port: int) -> str:
+        authority = f"[{host}]" if ":" in host else host
+        async with self._client.stream("GET", f"http://{authority}:{port}/metrics") as response:
+            if response.status_code != httpx.codes.OK:
+                raise RefusedSampleError(f"the plugin's port answers with HTTP {response.status_code}")
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > LARGEST_PAGE_BYTES:
+                    raise RefusedSampleError(f"the page is longer than {LARGEST_PAGE_BYTES >> 20} MiB")
+        try:
+            return body.decode()
+        except UnicodeDecodeError as error:
+            raise RefusedSampleError(f"the page is no text: {error}") from error
+
+
+def _shown(address: tuple[str, int]) -> str:
+    return f"{address[0]}:{address[1]}"
