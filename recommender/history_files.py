@@ -1,0 +1,171 @@
+"""The file under the history: opened, locked against a second writer, set aside where it cannot be read."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE workloads (
+    id INTEGER PRIMARY KEY,
+    namespace TEXT NOT NULL, owner_group TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
+    container TEXT NOT NULL, fingerprint TEXT NOT NULL,
+    UNIQUE (namespace, owner_group, kind, name, container, fingerprint)
+);
+CREATE TABLE series (
+    id INTEGER PRIMARY KEY,
+    workload INTEGER NOT NULL REFERENCES workloads (id),
+    pod TEXT NOT NULL, uid TEXT NOT NULL, engine TEXT NOT NULL,
+    facts TEXT NOT NULL, counters TEXT NOT NULL, seen_at REAL NOT NULL, expires REAL NOT NULL,
+    UNIQUE (workload, pod, uid, engine)
+);
+CREATE TABLE intervals (
+    series INTEGER NOT NULL REFERENCES series (id),
+    start REAL NOT NULL, seconds REAL NOT NULL, covered_seconds REAL NOT NULL, samples INTEGER NOT NULL,
+    capacity_bytes INTEGER NOT NULL, active_peak_bytes INTEGER NOT NULL, demand_peak_bytes INTEGER NOT NULL,
+    requests INTEGER NOT NULL, lookup_tokens INTEGER NOT NULL, hit_tokens INTEGER NOT NULL,
+    preemptions INTEGER NOT NULL, admissions_blocked INTEGER NOT NULL, reuse BLOB NOT NULL, expires REAL NOT NULL
+);
+CREATE INDEX intervals_by_series ON intervals (series, start);
+CREATE INDEX intervals_by_age ON intervals (expires);
+CREATE TABLE candidates (
+    workload INTEGER NOT NULL REFERENCES workloads (id),
+    policy TEXT NOT NULL, at REAL NOT NULL, kv_bytes INTEGER NOT NULL, expires REAL NOT NULL
+);
+CREATE INDEX candidates_by_workload ON candidates (workload, policy, at);
+CREATE TABLE policies (name TEXT PRIMARY KEY, spec TEXT NOT NULL);
+"""
+_SPOILT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)
+_SIDE_FILES = ("", "-wal", "-shm")
+
+
+class HistoryError(Exception):
+    """The store cannot be used; the message says why and what to do."""
+
+
+class HistoryInUseError(HistoryError):
+    """Another recommender writes to this store."""
+
+
+class UnreadableHistoryError(HistoryError):
+    """The store's content cannot be trusted."""
+
+
+def is_spoilt(error: sqlite3.Error) -> bool:
+    """Does `error` say that the file is damaged, rather than out of reach, locked or full?"""
+    # The low byte is the primary code, the rest says where it happened.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _SPOILT
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours, with the file's name."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if is_spoilt(error):
+            raise UnreadableHistoryError(f"the history {path} is damaged: {error}") from error
+        raise HistoryError(
+            f"the history {path} cannot be used: {error}; is the disk full, or the volume read-only?"
+        ) from error
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write. Raises `HistoryError`."""
+    if not path.is_file():
+        raise HistoryError(f"there is no history at {path}: name the file that the recommender writes (--history)")
+    with translated(path):
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        _require_version(connection, path)
+    return connection
+
+
+def connect_to_write(path: Path) -> sqlite3.Connection:
+    """The one connection that writes; a new store where there is none, or none that can be read.
+
+    Raises `HistoryError` where the path cannot be used at all. Call with the writer's lock held.
+    """
+    try:
+        return _opened(path)
+    except UnreadableHistoryError as error:
+        aside = set_aside(path)
+        logger.error("%s; it was set aside as %s and a new history begins: recommendations wait for data", error, aside)
+        return _opened(path)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename the store and what SQLite keeps beside it; the new name of the store."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    aside = path.with_name(f"{path.name}.unreadable-{stamp}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.unreadable-{stamp}-{number}")
+    for suffix in _SIDE_FILES:
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+    return aside
+
+
+@contextlib.contextmanager
+def writer_lock(path: Path) -> Iterator[None]:
+    """Hold the store for writing; the kernel gives the lock back when the process ends, however it ends.
+
+    Raises `HistoryInUseError` where another process holds it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise HistoryError(f"the history {path} cannot be used: {error}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
+            raise HistoryInUseError(
+                f"the history {path} is in use by another recommender (process {holder}): "
+                "stop that one, or give this one a history of its own"
+            ) from error
+        os.ftruncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
+        yield
+    finally:
+        os.close(handle)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    with translated(path):
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            # In WAL mode NORMAL loses nothing when the process dies, and never the file's integrity.
+            connection.execute("PRAGMA synchronous = NORMAL")
+            if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+            _require_version(connection, path)
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise UnreadableHistoryError(f"the history {path} is damaged: {found}")
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _require_version(connection: sqlite3.Connection, path: Path) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != _SCHEMA_VERSION:
+        raise UnreadableHistoryError(
+            f"the history {path} has layout {version}, this release reads {_SCHEMA_VERSION}: "
+            "it is no history, or another release wrote it"
+        )
