@@ -1,0 +1,227 @@
+"""How is C chosen? The rules of `bounds` composed as architecture.md §5 says, and the guards before them. Pure.
+
+need = max(hit rate, demand, floor, minKV)         what the window asks for
+kept = need, or what was recommended before        a size sinks slowly: by a tenth at least, and to the most that
+                                                   was asked for during the last W/6; it rises at once
+C    = min(kept, own pool, maxKV)                  grown beyond the own pool only under pressure
+C    = max(C, today's pool)                        where the window shows pressure
+C    = min(C, device), in whole blocks
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from recommender import bounds
+from recommender.api.policies import PolicySpec
+from recommender.api.recommendations import Bound
+from recommender.api.units import format_bytes, format_duration
+from recommender.bounds import Knees, Pools
+from recommender.windows import Window
+
+COVERAGE, REQUESTS, LOOKUPS = "coverage", "requests", "lookups"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A condition on the data without which nothing is made smaller."""
+
+    name: str
+    passed: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class Before:
+    """What was recommended for the same fingerprint, and what sizing asked for in the last W/6.
+
+    Without `candidates` the size was found under another policy: then it does not hold back a smaller one, as people
+    who change a policy expect to see its effect.
+    """
+
+    kv_bytes: int
+    candidates: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """The answer and everything that led to it. `kv_bytes` is None where there is nothing to recommend."""
+
+    guards: tuple[Guard, ...]
+    kv_bytes: int | None = None
+    bound_by: str = ""
+    message: str = ""
+    bounds: tuple[Bound, ...] = ()
+    candidate_bytes: int | None = None
+    """What the window asks for by itself; to be remembered for `Before.candidates`."""
+    knees: Knees | None = None
+    predicted_hit_rate: float | None = None
+
+    @property
+    def sufficient(self) -> bool:
+        """Does the data allow a smaller size?"""
+        return all(guard.passed for guard in self.guards)
+
+
+@dataclass
+class _Choice:
+    """A size on its way through the rules: the last rule that changed it is the one that bound it."""
+
+    kv_bytes: int
+    bound_by: str
+    asked: list[Bound] = field(default_factory=list)
+
+    def at_least(self, bound: Bound | None) -> None:
+        if bound is not None:
+            self.asked.append(bound)
+            if bound.kv_bytes > self.kv_bytes:
+                self.kv_bytes, self.bound_by = bound.kv_bytes, bound.name
+
+    def at_most(self, bound: Bound | None) -> None:
+        if bound is not None:
+            self.asked.append(bound)
+            if bound.kv_bytes < self.kv_bytes:
+                self.kv_bytes, self.bound_by = bound.kv_bytes, bound.name
+
+
+def size(window: Window, pools: Pools, policy: PolicySpec, before: Before | None = None) -> Sizing:
+    """The pool for the next pods of a workload."""
+    guards = data_guards(window, pools, policy)
+    growth = bounds.growth_bound(window, pools, policy)
+    if all(guard.passed for guard in guards):
+        return _sized(window, pools, policy, before, guards, growth)
+    if growth is not None:
+        return _grown(window, pools, policy, before, guards, growth)
+    if before is not None:
+        message = "there is not enough data to change it: what was recommended before stays"
+        held = Bound(name=bounds.HELD, kv_bytes=before.kv_bytes, message=message)
+        return Sizing(guards, before.kv_bytes, bounds.HELD, message, (held, bounds.pool_bound(pools)))
+    message = "; ".join(guard.message for guard in guards if not guard.passed)
+    return Sizing(guards, message=message, bounds=(bounds.pool_bound(pools),))
+
+
+def data_guards(window: Window, pools: Pools, policy: PolicySpec) -> tuple[Guard, ...]:
+    """Enough of the window, enough requests, and more tokens looked up than the pool holds once."""
+    busiest = max((sum(it.lookup_tokens for it in one.intervals) for one in window.series), default=0)
+    pool_tokens = pools.own_bytes // pools.block_bytes * pools.block_tokens
+    needed = window.seconds * policy.window_coverage / 100
+    return (
+        Guard(
+            COVERAGE,
+            window.coverage_percent >= policy.window_coverage,
+            f"{format_duration(window.covered_seconds)} of the window of {format_duration(window.seconds)} hold data "
+            f"({window.coverage_percent:.1f} %); asked for: {format_duration(needed)} ({policy.window_coverage:g} %)",
+        ),
+        Guard(
+            REQUESTS,
+            window.requests >= policy.min_requests,
+            f"{window.requests} requests came, {policy.min_requests} are asked for",
+        ),
+        Guard(
+            LOOKUPS,
+            busiest >= pool_tokens,
+            f"the busiest pod looked up {busiest} tokens, its pool holds {pool_tokens}: "
+            "what a smaller pool would lose shows only once the pool has been filled",
+        ),
+    )
+
+
+def _sized(
+    window: Window,
+    pools: Pools,
+    policy: PolicySpec,
+    before: Before | None,
+    guards: tuple[Guard, ...],
+    growth: Bound | None,
+) -> Sizing:
+    found = bounds.knees(window, pools, policy)
+    choice = _Choice(0, "")
+    for asking in (
+        bounds.hit_rate_bound(found, policy),
+        bounds.demand_bound(window, pools, policy),
+        bounds.floor_bound(pools),
+        bounds.min_kv_bound(policy),
+    ):
+        choice.at_least(asking)
+    candidate = choice.kv_bytes
+    choice.at_least(_kept(_whole_blocks(candidate, pools), before))
+    if growth is None:
+        choice.at_most(bounds.pool_bound(pools))
+    else:
+        choice.asked.append(bounds.pool_bound(pools))
+        choice.at_least(growth)
+    choice.at_most(bounds.max_kv_bound(policy, pools))
+    choice.at_least(bounds.pressure_bound(window, pools))
+    return _in_blocks(window, pools, choice, guards, candidate=candidate, found=found)
+
+
+def _grown(
+    window: Window,
+    pools: Pools,
+    policy: PolicySpec,
+    before: Before | None,
+    guards: tuple[Guard, ...],
+    growth: Bound,
+) -> Sizing:
+    choice = _Choice(0, "")
+    if before is not None:
+        message = "what was recommended before"
+        choice.at_least(Bound(name=bounds.HELD, kv_bytes=before.kv_bytes, message=message))
+    choice.asked.append(bounds.pool_bound(pools))
+    choice.at_least(growth)
+    choice.at_most(bounds.max_kv_bound(policy, pools))
+    choice.at_least(bounds.pressure_bound(window, pools))
+    return _in_blocks(window, pools, choice, guards)
+
+
+def _kept(candidate: int, before: Before | None) -> Bound | None:
+    """What the former size says against a smaller one: nothing, once it has been too large by a tenth for W/6."""
+    if before is None or not before.candidates or candidate >= before.kv_bytes:
+        return None
+    asked_lately = max((candidate, *before.candidates))
+    smallest_step = before.kv_bytes * (1 - bounds.HYSTERESIS_SHARE)
+    if asked_lately > smallest_step:
+        return Bound(
+            name=bounds.HYSTERESIS,
+            kv_bytes=before.kv_bytes,
+            message=(
+                f"the last sixth of the window asked for up to {format_bytes(asked_lately)}, less than a tenth below "
+                f"the {format_bytes(before.kv_bytes)} recommended before: that stays"
+            ),
+        )
+    return Bound(
+        name=bounds.HYSTERESIS, kv_bytes=asked_lately, message="the most that the last sixth of the window asked for"
+    )
+
+
+def _whole_blocks(kv_bytes: int, pools: Pools) -> int:
+    """Rounded up, as a pool is."""
+    return -(-kv_bytes // pools.block_bytes) * pools.block_bytes
+
+
+def _in_blocks(
+    window: Window,
+    pools: Pools,
+    choice: _Choice,
+    guards: tuple[Guard, ...],
+    candidate: int | None = None,
+    found: Knees | None = None,
+) -> Sizing:
+    """Round up to whole blocks, never beyond what the device has room for."""
+    choice.at_most(bounds.device_bound(pools))
+    blocks = min(
+        _whole_blocks(choice.kv_bytes, pools) // pools.block_bytes,
+        max(bounds.device_bound(pools).kv_bytes // pools.block_bytes, 1),
+    )
+    kv_bytes = blocks * pools.block_bytes
+    message = next((bound.message for bound in choice.asked if bound.name == choice.bound_by), "")
+    return Sizing(
+        guards=guards,
+        kv_bytes=kv_bytes,
+        bound_by=choice.bound_by,
+        message=message,
+        bounds=tuple(choice.asked),
+        candidate_bytes=candidate,
+        knees=found,
+        predicted_hit_rate=window.curve().hit_rate(kv_bytes) if window.lookup_tokens else None,
+    )
