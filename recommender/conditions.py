@@ -1,0 +1,157 @@
+"""The conditions of a recommendation: each with a reason for programs and a sentence for people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from recommender.api.objects import Condition
+from recommender.api.recommendations import (
+    APPLIED,
+    COVERAGE_SUFFICIENT,
+    DEGRADED,
+    PLUGIN_REPORTING,
+    RECOMMENDED,
+    VERIFIED,
+    Target,
+)
+from recommender.api.units import format_bytes
+from recommender.bounds import HYSTERESIS_SHARE
+from recommender.sizing import COVERAGE, LOOKUPS, REQUESTS, Sizing
+from recommender.verification import Verification
+from recommender.windows import ROLLING_PARTS
+from recommender.workload_states import WorkloadState
+
+_GUARD_REASONS = {COVERAGE: "CoverageBelowPolicy", REQUESTS: "TooFewRequests", LOOKUPS: "PoolNotLookedThrough"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A condition before its time of transition is known."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str
+
+
+def plugin_reporting(state: WorkloadState) -> Verdict:
+    """Do the workload's pods say anything, and can it be believed?"""
+    pods = state.reports
+    if not pods:
+        return Verdict(PLUGIN_REPORTING, "False", "NoPods", "no pod with the plugin")
+    reporting = sum(report.reporting for report in pods)
+    first_fault = next(
+        (f"pod {report.pod.name}: {report.fault}" for report in pods if report.pod.address and report.fault), None
+    )
+    message = f"{reporting} of {len(pods)} pods report" + (f"; {first_fault}" if first_fault else "")
+    if reporting:
+        return Verdict(PLUGIN_REPORTING, "True", "Reporting", message)
+    return Verdict(PLUGIN_REPORTING, "False", "ScrapeFailed" if first_fault else "PodsNotRunning", message)
+
+
+def coverage_sufficient(sizing: Sizing | None) -> Verdict:
+    """Is there enough data to make a pool smaller?"""
+    if sizing is None:
+        return Verdict(COVERAGE_SUFFICIENT, "False", "NoData", "nothing was observed under these arguments yet")
+    missing = next((guard for guard in sizing.guards if not guard.passed), None)
+    if missing is not None:
+        return Verdict(COVERAGE_SUFFICIENT, "False", _GUARD_REASONS[missing.name], missing.message)
+    return Verdict(COVERAGE_SUFFICIENT, "True", "Sufficient", sizing.guards[0].message)
+
+
+def recommended(state: WorkloadState, sizing: Sizing | None, target: Target | None, degraded: Verdict) -> Verdict:
+    """Is there a size for the next pod, and what decided it?"""
+    policy = state.policy
+    if policy.spec is None:
+        reason = "PolicyNotFound" if policy.missing else "PolicyInvalid"
+        return Verdict(RECOMMENDED, "False", reason, policy.fault or "")
+    if degraded.status == "True":
+        return Verdict(RECOMMENDED, "False", "Withdrawn", degraded.message)
+    fault = (
+        f". The policy is invalid as it stands, its last valid version goes on: {policy.fault}" if policy.fault else ""
+    )
+    if target is None:
+        message = sizing.message if sizing else "nothing was observed under these arguments yet"
+        return Verdict(RECOMMENDED, "False", "InsufficientData", message + fault)
+    message = f"{format_bytes(target.kv_bytes)} of KV cache"
+    if sizing is not None and sizing.message:
+        message += f": {sizing.message}"
+    if fault:
+        return Verdict(RECOMMENDED, "True", "LastValidPolicy", message + fault)
+    return Verdict(RECOMMENDED, "True", target.bound_by[0].upper() + target.bound_by[1:], message)
+
+
+def applied(state: WorkloadState, target: Target | None) -> Verdict:
+    """Do the running pods have the pool that is recommended?"""
+    if target is None:
+        return Verdict(APPLIED, "False", "NothingRecommended", "there is nothing to apply")
+    pods = [report for report in state.current if report.reporting]
+    if not pods:
+        return Verdict(APPLIED, "Unknown", "NoPodReports", "no pod reports what it runs with")
+    blocks = [max(engine.blocks for engine in report.engines) for report in pods]
+    exact = sum(count == target.kv_blocks for count in blocks)
+    close = sum(
+        report.pod.applied and abs(count - target.kv_blocks) <= HYSTERESIS_SHARE * target.kv_blocks
+        for report, count in zip(pods, blocks, strict=True)
+    )
+    message = f"{exact} of {len(pods)} pods run with the recommended {target.kv_blocks} blocks"
+    if exact == len(pods):
+        return Verdict(APPLIED, "True", "PoolAsRecommended", message)
+    others = sorted({count for count in blocks if count != target.kv_blocks})
+    message += f", others with {', '.join(str(count) for count in others)}"
+    if all(
+        report.pod.applied or count == target.kv_blocks for report, count in zip(pods, blocks, strict=True)
+    ) and close + exact >= len(pods):
+        return Verdict(
+            APPLIED, "True", "EarlierRecommendation", message + ", which an earlier recommendation gave them"
+        )
+    if not state.automation.enabled:
+        return Verdict(APPLIED, "False", "AutomationOff", message + "; automation is off for this workload")
+    if state.automation.dry_run or (state.policy.spec is not None and state.policy.spec.mode == "DryRun"):
+        return Verdict(APPLIED, "False", "DryRun", message + "; arguments stay as they are in dry-run mode")
+    return Verdict(APPLIED, "False", "AwaitingNewPods", message + "; the next pods start with it")
+
+
+def verified(verification: Verification | None) -> Verdict:
+    """Do the pods that started with a recommendation do as promised?"""
+    if verification is None:
+        return Verdict(VERIFIED, "Unknown", "NotApplied", "no pod was started with a recommendation yet")
+    return Verdict(VERIFIED, verification.status, verification.reason, verification.message)
+
+
+def degraded(state: WorkloadState, verification: Verification | None, now: float) -> Verdict:
+    """Is the recommendation withdrawn? For at least W/6 after a pod did not do as promised."""
+    if verification is not None and verification.status == "False":
+        return Verdict(DEGRADED, "True", verification.reason, verification.message)
+    stands = state.same_before.condition(DEGRADED) if state.same_before else None
+    window = state.policy.spec.observation_window_seconds if state.policy.spec else 0.0
+    if (
+        stands is not None
+        and stands.status == "True"
+        and now - stands.last_transition_time.timestamp() < window / ROLLING_PARTS
+    ):
+        return Verdict(DEGRADED, "True", stands.reason, stands.message)
+    return Verdict(DEGRADED, "False", "NoFailure", "no pod failed with a recommendation")
+
+
+def with_transitions(verdicts: Sequence[Verdict], before: Sequence[Condition], now: float) -> list[Condition]:
+    """Conditions with the time at which each took its present status."""
+    stood = {condition.type: condition for condition in before}
+    at = datetime.fromtimestamp(int(now), UTC)
+    conditions = []
+    for verdict in verdicts:
+        former = stood.get(verdict.type)
+        since = former.last_transition_time if former is not None and former.status == verdict.status else at
+        conditions.append(
+            Condition(
+                type=verdict.type,
+                status=verdict.status,
+                reason=verdict.reason,
+                message=verdict.message,
+                last_transition_time=since,
+            )
+        )
+    return conditions

@@ -1,0 +1,200 @@
+"""From a workload's history and settings to its recommendation. Pure: the caller reads, writes and knows the time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from recommender import bounds, conditions
+from recommender.api.object_store import Raw
+from recommender.api.objects import ObjectMeta, OwnerReference
+from recommender.api.policies import PolicySpec
+from recommender.api.recommendations import (
+    Coverage,
+    Measured,
+    RecommendationSpec,
+    RecommendationStatus,
+    Resolved,
+    TargetRef,
+    VLLMRecommendation,
+)
+from recommender.api.workloads import recommendation_name
+from recommender.bounds import Pools
+from recommender.intervals import Series, interval_seconds
+from recommender.samples import EngineFacts
+from recommender.sizing import Before, Sizing, size
+from recommender.targets import gpu_totals, pools_of, savings_of, target_of
+from recommender.verification import Verification, tolerance, verify, worst
+from recommender.windows import Window
+from recommender.workload_states import WorkloadState
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What the history says under a policy. `sizing` is None where no engine is known, or where no policy holds."""
+
+    window: Window | None = None
+    engines: tuple[EngineFacts, ...] = ()
+    pools: Pools | None = None
+    sizing: Sizing | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The recommendation as it should stand, and what it follows from."""
+
+    recommendation: VLLMRecommendation
+    assessment: Assessment
+
+
+def evaluate(state: WorkloadState, series: Sequence[Series], candidates: tuple[int, ...], now: float) -> Evaluation:
+    """`series` is what the history holds of the state's fingerprint, `candidates` what sizing asked for under its
+    policy during the last W/6; `now` in seconds since the epoch."""
+    policy = state.policy.spec
+    reporting = tuple(engine for report in state.current if report.reporting for engine in report.engines)
+    stands = state.same_before.status if state.same_before else RecommendationStatus()
+    found = assess(policy, series, reporting, stands, candidates, now)
+    sizing, pools, engines = found.sizing, found.pools, found.engines
+    verification = _verification(state, series, sizing, now)
+    degraded = conditions.degraded(state, verification, now)
+    target = stands.target if policy is not None else None
+    if sizing is not None and pools is not None:
+        target = target_of(sizing, pools, engines)
+    if degraded.status == "True":
+        target = None
+    verdicts = (
+        conditions.plugin_reporting(state),
+        conditions.coverage_sufficient(sizing),
+        conditions.recommended(state, sizing, target, degraded),
+        conditions.applied(state, target),
+        conditions.verified(verification),
+        degraded,
+    )
+    automation, window = state.automation, found.window
+    status = RecommendationStatus(
+        fingerprint=state.fingerprint,
+        gpu_memory_total_bytes=gpu_totals(engines) if engines else stands.gpu_memory_total_bytes,
+        automation=Resolved(value=str(automation.enabled).lower(), source=automation.enabled_source),
+        policy=Resolved(value=automation.policy, source=automation.policy_source),
+        measured=_measured(window, engines) if window is not None and engines else stands.measured,
+        # The own pool stands among the bounds: it must not be forgotten while nothing can be sized.
+        bounds=list(sizing.bounds) if sizing else stands.bounds,
+        target=target,
+        savings=savings_of(target, pools) if target and pools else (stands.savings if target else None),
+        coverage=_coverage(window) if window else None,
+        conditions=conditions.with_transitions(
+            verdicts, state.previous.status.conditions if state.previous else (), now
+        ),
+    )
+    return Evaluation(_object(state, status), found)
+
+
+def assess(
+    policy: PolicySpec | None,
+    series: Sequence[Series],
+    reporting: tuple[EngineFacts, ...],
+    stands: RecommendationStatus,
+    candidates: tuple[int, ...],
+    now: float,
+) -> Assessment:
+    """Size by the window that ends at `now`. `reporting`: engines that run; `stands`: the status that stands, where it
+    was made for the same fingerprint."""
+    if policy is None:
+        return Assessment(engines=reporting)
+    window = Window.of(series, now, policy.observation_window_seconds)
+    engines = reporting or _seen_last(window)
+    if not engines:
+        return Assessment(window)
+    pools = pools_of(engines, _own_pool(stands, window))
+    before = None if stands.target is None else Before(stands.target.kv_blocks * pools.block_bytes, candidates)
+    return Assessment(window, engines, pools, size(window, pools, policy, before))
+
+
+def _seen_last(window: Window) -> tuple[EngineFacts, ...]:
+    """The engines of the newest interval, for a workload of which no pod reports now."""
+    if window.last is None:
+        return ()
+    newest = window.last - 1.5 * interval_seconds(window.seconds)
+    return tuple(one.facts for one in window.series if one.intervals[-1].end >= newest)
+
+
+def _own_pool(stands: RecommendationStatus, window: Window) -> int:
+    """The pool that the workload's own arguments make: the largest seen under its fingerprint, also long ago."""
+    seen = max((interval.capacity_bytes for interval in window.intervals), default=0)
+    return max(seen, *(bound.kv_bytes for bound in stands.bounds if bound.name == bounds.POOL), 0)
+
+
+def _verification(
+    state: WorkloadState, series: Sequence[Series], sizing: Sizing | None, now: float
+) -> Verification | None:
+    policy = state.policy.spec
+    if policy is None:
+        return None
+    loss = tolerance(sizing.knees if sizing else None, policy)
+    return worst([verify(report, series, policy, loss, now) for report in state.current if report.pod.applied])
+
+
+def _measured(window: Window, engines: Sequence[EngineFacts]) -> Measured:
+    largest = max(engines, key=lambda engine: engine.capacity_bytes)
+    ranks = [rank for engine in engines for rank in engine.ranks]
+    hit_rate = window.hit_rate
+    return Measured(
+        vllm_version=largest.vllm_version,
+        model=largest.model,
+        weights_bytes=max(rank.weights_bytes for rank in ranks),
+        overhead_bytes=max(rank.overhead_bytes for rank in ranks),
+        kv_capacity_bytes=largest.capacity_bytes,
+        kv_block_bytes=largest.block_bytes,
+        kv_block_tokens=largest.block_tokens,
+        kv_active_peak_bytes=round(max(window.active_peaks(), default=0)),
+        kv_demand_peak_bytes=round(max(window.demand_peaks(), default=0)),
+        kv_floor_bytes=max(engine.floor_bytes for engine in engines),
+        allocated_bytes=max(rank.outside_pool_bytes + rank.capacity_bytes for rank in ranks),
+        hit_rate=None if hit_rate is None else round(hit_rate, 6),
+        requests=window.requests,
+        lookup_tokens=window.lookup_tokens,
+        preemptions=window.preemptions,
+        admissions_blocked=window.admissions_blocked,
+    )
+
+
+def _coverage(window: Window) -> Coverage:
+    def moment(seconds: float | None) -> datetime | None:
+        return None if seconds is None else datetime.fromtimestamp(int(seconds), UTC)
+
+    return Coverage(
+        window_seconds=window.seconds,
+        covered_seconds=round(window.covered_seconds, 3),
+        percent=round(window.coverage_percent, 2),
+        samples=window.samples,
+        first_sample=moment(window.first),
+        last_sample=moment(window.last),
+    )
+
+
+def _object(state: WorkloadState, status: RecommendationStatus) -> VLLMRecommendation:
+    workload = state.key.workload
+    reference = TargetRef(group=workload.group, kind=workload.kind, name=workload.name, container=state.key.container)
+    if state.previous is not None:
+        return state.previous.model_copy(update={"status": status})
+    return VLLMRecommendation(
+        metadata=ObjectMeta(
+            name=recommendation_name(workload, state.key.container),
+            namespace=state.key.namespace,
+            owner_references=_owners(state.owner),
+        ),
+        kind="VLLMRecommendation",
+        spec=RecommendationSpec(target_ref=reference),
+        status=status,
+    )
+
+
+def _owners(owner: Raw | None) -> list[OwnerReference] | None:
+    """The workload's object, so that the recommendation goes with it; a bare pod's goes on to its successor."""
+    if owner is None or owner.get("kind") == "Pod" or not owner["metadata"].get("uid"):
+        return None
+    metadata = owner["metadata"]
+    return [
+        OwnerReference(api_version=owner["apiVersion"], kind=owner["kind"], name=metadata["name"], uid=metadata["uid"])
+    ]

@@ -1,0 +1,220 @@
+"""Rounds: discover, scrape, record; and write a recommendation for each workload whose interval is over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from recommender.api.object_store import ObjectStore
+from recommender.api.objects import InvalidObjectError
+from recommender.api.policies import PolicySpec
+from recommender.api.recommendations import TargetRef, VLLMRecommendation
+from recommender.api.units import format_bytes
+from recommender.api.workloads import recommendation_name
+from recommender.discovery import ensure_plugin, injected_pods, owner_of
+from recommender.evaluation import Evaluation, evaluate
+from recommender.history import History
+from recommender.history_files import UnreadableHistoryError
+from recommender.intervals import interval_seconds
+from recommender.keys import WorkloadKey
+from recommender.observation import Observer, reports_of
+from recommender.resolution import Resolver, canonical
+from recommender.scraping import Scraper
+from recommender.telemetry import Telemetry
+from recommender.windows import ROLLING_PARTS
+from recommender.workload_states import PodReport, WorkloadState
+
+logger = logging.getLogger(__name__)
+
+_SCRAPES_PER_INTERVAL = 2
+_LONGEST_PERIOD_SECONDS = 30.0
+"""The plugin's peaks are those of the last 60 s: looked at twice as often, none is missed."""
+SHORTEST_PERIOD_SECONDS = 0.5
+
+
+def scrape_period(windows: Iterable[float]) -> float:
+    """Seconds between two rounds: two in the shortest interval in use, within what plugins and pods can bear."""
+    shortest = interval_seconds(min(windows, default=math.inf)) / _SCRAPES_PER_INTERVAL
+    return min(max(shortest, SHORTEST_PERIOD_SECONDS), _LONGEST_PERIOD_SECONDS)
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """When and from what a workload was evaluated last."""
+
+    slot: int
+    inputs: tuple[object, ...]
+    recommended: bool
+
+
+class Recommender:
+    """Everything between the object store, the pods and the history; its owner decides when a round is due."""
+
+    def __init__(self, store: ObjectStore, history: History, scraper: Scraper, telemetry: Telemetry) -> None:
+        self._store = store
+        self._history = history
+        self._scraper = scraper
+        self._telemetry = telemetry
+        self._observer = Observer(history, telemetry)
+        self._known_policies = history.policies()
+        self._resolver = Resolver(store, self._known_policies)
+        self._evaluated: dict[WorkloadKey, _Evaluated] = {}
+        self.period = SHORTEST_PERIOD_SECONDS
+        """Seconds until the next round is due."""
+
+    @property
+    def fault(self) -> str | None:
+        """What keeps observations from being stored; None where nothing does."""
+        return self._observer.fault
+
+    async def round(self) -> None:
+        """Look at all pods once, and evaluate the workloads that are due."""
+        try:
+            await self._round()
+        except UnreadableHistoryError as error:
+            aside = self._history.start_anew()
+            logger.error("%s; it was set aside as %s and a new history begins", error, aside)
+
+    async def _round(self) -> None:
+        ensure_plugin(self._store)
+        pods = injected_pods(self._store)
+        scrapes = await self._scraper.scrape(pods)
+        reports = reports_of(pods, {})
+        states = {key: self._state(key, reports.get(key, ())) for key in self._workloads(reports)}
+        windows = {key: _window_seconds(state) for key, state in states.items()}
+        self.period = scrape_period(windows.values())
+        now = time.time()
+        reports = reports_of(pods, self._observer.observe(scrapes, windows, now, self.period))
+        self._telemetry.pods.set(len(pods))
+        for key, state in states.items():
+            self._evaluate_if_due(replace(state, reports=reports.get(key, ())), windows[key], now)
+            # Probes are answered between two workloads.
+            await asyncio.sleep(0)
+        self._evaluated = {key: self._evaluated[key] for key in states if key in self._evaluated}
+        recommended = sum(one.recommended for one in self._evaluated.values())
+        self._telemetry.workloads.labels("true").set(recommended)
+        self._telemetry.workloads.labels("false").set(len(states) - recommended)
+        self._telemetry.last_round.set(now)
+
+    def stop(self) -> None:
+        """Store what is counted so far."""
+        self._observer.flush(time.time())
+
+    def _workloads(self, with_pods: Iterable[WorkloadKey]) -> list[WorkloadKey]:
+        """Workloads with pods, and those without that have a recommendation: scaled to nothing, it waits for them."""
+        found = set(with_pods)
+        for raw in self._store.list(VLLMRecommendation.KIND):
+            try:
+                reference = TargetRef.model_validate(raw["spec"]["targetRef"])
+                found.add(WorkloadKey(raw["metadata"]["namespace"], reference.workload, reference.container))
+            except (KeyError, TypeError, ValueError) as error:
+                logger.warning("a VLLMRecommendation is passed over: %s", " ".join(str(error).split()))
+        return sorted(found)
+
+    def _state(self, key: WorkloadKey, reports: tuple[PodReport, ...]) -> WorkloadState:
+        owner = owner_of(self._store, key)
+        newest = max(reports, key=lambda report: report.pod.created_at, default=None)
+        automation = self._resolver.automation(
+            key.namespace,
+            newest.pod.annotations if newest else {},
+            ((owner or {}).get("metadata") or {}).get("annotations") or {},
+        )
+        policy = self._resolver.policy(automation.policy)
+        if policy.spec is not None and policy.fault is None:
+            self._remember(policy.name, policy.spec)
+        return WorkloadState(key, reports, automation, policy, self._previous(key), owner)
+
+    def _remember(self, name: str, spec: PolicySpec) -> None:
+        text = canonical(spec)
+        if self._known_policies.get(name) != text and self._observer.stored(
+            lambda: self._history.remember_policy(name, text)
+        ):
+            self._known_policies[name] = text
+
+    def _previous(self, key: WorkloadKey) -> VLLMRecommendation | None:
+        name = recommendation_name(key.workload, key.container)
+        raw = self._store.get(VLLMRecommendation.KIND, key.namespace, name)
+        if raw is None:
+            return None
+        try:
+            return VLLMRecommendation.from_json(raw)
+        except InvalidObjectError as error:
+            logger.warning("%s; it is written anew", error)
+            return None
+
+    def _evaluate_if_due(self, state: WorkloadState, window_seconds: float, now: float) -> None:
+        slot = math.floor(now / interval_seconds(window_seconds))
+        inputs = _inputs(state)
+        last = self._evaluated.get(state.key)
+        if last is not None and last.slot == slot and last.inputs == inputs:
+            return
+        with self._telemetry.evaluation_seconds.time():
+            try:
+                evaluation, written = self._evaluate(state, window_seconds, now)
+            except UnreadableHistoryError:
+                raise
+            except Exception as error:
+                # One workload's trouble is not the others'.
+                self._telemetry.evaluations.labels("failed").inc()
+                logger.error("%s cannot be evaluated: %s: %s", state.key, type(error).__name__, error)
+                return
+        self._telemetry.evaluations.labels("written" if written else "unchanged").inc()
+        target = evaluation.recommendation.status.target
+        self._evaluated[state.key] = _Evaluated(slot, inputs, target is not None)
+        _log_change(state, evaluation)
+
+    def _evaluate(self, state: WorkloadState, window_seconds: float, now: float) -> tuple[Evaluation, bool]:
+        fingerprint, policy = state.fingerprint or "", state.policy
+        series = self._history.series(state.key, fingerprint, now - window_seconds - interval_seconds(window_seconds))
+        candidates = self._history.candidates(
+            state.key, fingerprint, policy.digest, now - window_seconds / ROLLING_PARTS
+        )
+        evaluation = evaluate(state, series, candidates, now)
+        written = self._store.apply(evaluation.recommendation.to_json())
+        sizing = evaluation.assessment.sizing
+        candidate = sizing.candidate_bytes if sizing is not None else None
+        if candidate is not None:
+            expires = now + window_seconds / ROLLING_PARTS
+            self._observer.stored(
+                lambda: self._history.add_candidate(state.key, fingerprint, policy.digest, now, candidate, expires)
+            )
+        return evaluation, written
+
+
+def _window_seconds(state: WorkloadState) -> float:
+    return (state.policy.spec or PolicySpec()).observation_window_seconds
+
+
+def _inputs(state: WorkloadState) -> tuple[object, ...]:
+    """What, when it changes, makes an evaluation due before the interval is over."""
+    pods = tuple(
+        (
+            report.pod.identity,
+            report.pod.fingerprint,
+            report.pod.ready,
+            report.pod.failure,
+            report.reporting,
+            tuple(engine.blocks for engine in report.engines),
+        )
+        for report in state.reports
+    )
+    return (state.automation, state.policy.digest, state.policy.fault, state.previous is None, pods)
+
+
+def _log_change(state: WorkloadState, evaluation: Evaluation) -> None:
+    """One line when the size changes or comes or goes."""
+    before = state.previous.status.target if state.previous else None
+    target = evaluation.recommendation.status.target
+    if (before and before.kv_bytes) == (target and target.kv_bytes):
+        return
+    logger.info(
+        "%s: KV %s -> %s (%s)",
+        state.key,
+        format_bytes(before.kv_bytes) if before else "none",
+        format_bytes(target.kv_bytes) if target else "none",
+        target.bound_by if target else "withdrawn",
+    )

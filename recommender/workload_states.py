@@ -1,0 +1,62 @@
+"""What an evaluation starts from: the workload's pods and what they last said, its settings, its recommendation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recommender.api.automation import Automation
+from recommender.api.object_store import Raw
+from recommender.api.recommendations import Target, VLLMRecommendation
+from recommender.discovery import Pod
+from recommender.keys import WorkloadKey
+from recommender.resolution import ResolvedPolicy
+from recommender.samples import EngineFacts
+
+
+@dataclass(frozen=True)
+class PodReport:
+    """A pod and the outcome of its last scrape: the engines on its page, or the fault."""
+
+    pod: Pod
+    engines: tuple[EngineFacts, ...] = ()
+    fault: str | None = None
+
+    @property
+    def reporting(self) -> bool:
+        return bool(self.engines) and self.fault is None
+
+
+@dataclass(frozen=True)
+class WorkloadState:
+    """All of one workload at one moment. `owner` is its object, where the store holds it."""
+
+    key: WorkloadKey
+    reports: tuple[PodReport, ...]
+    automation: Automation
+    policy: ResolvedPolicy
+    previous: VLLMRecommendation | None
+    owner: Raw | None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """That of the newest pod: what the next one will most likely be made from."""
+        newest = max(self.reports, key=lambda report: (report.pod.created_at, report.pod.name), default=None)
+        if newest is not None:
+            return newest.pod.fingerprint
+        return self.previous.status.fingerprint if self.previous else None
+
+    @property
+    def current(self) -> tuple[PodReport, ...]:
+        """The pods of the newest fingerprint."""
+        return tuple(report for report in self.reports if report.pod.fingerprint == self.fingerprint)
+
+    @property
+    def same_before(self) -> VLLMRecommendation | None:
+        """The recommendation that stands, where it was made for the same fingerprint."""
+        if self.previous is None or self.previous.status.fingerprint != self.fingerprint:
+            return None
+        return self.previous
+
+    @property
+    def previous_target(self) -> Target | None:
+        return self.same_before.status.target if self.same_before else None
