@@ -1,0 +1,389 @@
+"""Recommendation objects: targets, conditions, what stays and what goes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from synthetic import BLOCK_BYTES, KEY, GiB, facts, series
+
+from recommender.api.automation import Automation
+from recommender.api.policies import PolicySpec
+from recommender.api.recommendations import (
+    APPLIED,
+    COVERAGE_SUFFICIENT,
+    DEGRADED,
+    PLUGIN_REPORTING,
+    RECOMMENDED,
+    VERIFIED,
+    Target,
+    VLLMRecommendation,
+)
+from recommender.discovery import Pod
+from recommender.evaluation import evaluate
+from recommender.intervals import Series
+from recommender.resolution import ResolvedPolicy
+from recommender.samples import EngineFacts
+from recommender.targets import utilization_of
+from recommender.workload_states import PodReport, WorkloadState
+
+HOUR = 3600.0
+W = 48 * HOUR
+NOW = 1_000_000 * W / 96
+FINGERPRINT = "f" * 16
+OWN = facts(blocks=4096)
+ON = Automation(False, True, "AutomatedNamespace", "default", "default", False)
+
+
+def pod(
+    name: str = "llama-0",
+    applied: bool = False,
+    ready: bool = True,
+    age: float = W,
+    failure: str | None = None,
+    fingerprint: str = FINGERPRINT,
+) -> Pod:
+    address = ("127.0.0.1", 1)
+    return Pod(KEY, name, "", fingerprint, address, NOW - age, ready, applied, failure, {})
+
+
+def state(
+    *reports: PodReport,
+    previous: VLLMRecommendation | None = None,
+    policy: ResolvedPolicy | None = None,
+    automation: Automation = ON,
+    **spec: Any,
+) -> WorkloadState:
+    resolved = policy or ResolvedPolicy("default", PolicySpec.model_validate(spec))
+    owner = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": KEY.workload.name, "uid": "d-1"}}
+    return WorkloadState(KEY, reports or (PodReport(pod(), (OWN,)),), automation, resolved, previous, owner)
+
+
+def traffic(intervals: int = 96, deepest: int = 1200, lookups: int = 60) -> list[list[int | None]]:
+    draw = random.Random(1)
+    return [
+        [None if draw.random() < 0.25 else draw.randrange(deepest) for _ in range(lookups)] for _ in range(intervals)
+    ]
+
+
+OBSERVED = (series(traffic(), W, NOW),)
+
+
+def recommend(
+    of: WorkloadState, observed: Sequence[Series] = OBSERVED, candidates: tuple[int, ...] = (), now: float = NOW
+) -> VLLMRecommendation:
+    found = evaluate(of, observed, candidates, now).recommendation
+    # As it comes back from the API server.
+    return VLLMRecommendation.from_json(found.to_json())
+
+
+def target_of(recommendation: VLLMRecommendation) -> Target:
+    assert recommendation.status.target is not None
+    return recommendation.status.target
+
+
+def shown(recommendation: VLLMRecommendation, type_: str) -> tuple[str, str]:
+    condition = recommendation.condition(type_)
+    assert condition is not None
+    assert condition.message
+    return condition.status, condition.reason
+
+
+# --- The object ---------------------------------------------------------------------------------------------------
+
+
+def test_a_first_recommendation() -> None:
+    found = recommend(state())
+    target, status = target_of(found), found.status
+    assert found.metadata.name.startswith("deployment-llama-vllm-")
+    assert found.metadata.owner_references is not None
+    assert found.metadata.owner_references[0].uid == "d-1"
+    assert status.fingerprint == FINGERPRINT
+    assert target.kv_bytes == target.kv_blocks * BLOCK_BYTES
+    # Exact, whatever the overhead is: allocated − capacity + C.
+    assert target.allocation_bytes == 18 * GiB + target.kv_bytes
+    assert float(target.gpu_memory_utilization) >= target.allocation_bytes / (80 * GiB)
+    assert float(target.gpu_memory_utilization) < target.allocation_bytes / (80 * GiB) + 1e-4
+    assert target.flags == [
+        f"--gpu-memory-utilization={target.gpu_memory_utilization}",
+        f"--kv-cache-memory-bytes={target.kv_bytes}",
+    ]
+    assert status.savings is not None
+    assert status.savings.bytes == 4096 * BLOCK_BYTES - target.kv_bytes
+    assert status.measured is not None
+    assert status.measured.hit_rate == pytest.approx(0.75, abs=0.03)
+    assert target.predicted_hit_rate == pytest.approx(status.measured.hit_rate, abs=0.011)
+    assert status.automation is not None
+    assert (status.automation.value, status.automation.source) == ("true", "AutomatedNamespace")
+    assert {bound.name for bound in status.bounds} >= {"hitRate", "demand", "floor", "pool", "device"}
+    assert shown(found, PLUGIN_REPORTING) == ("True", "Reporting")
+    assert shown(found, COVERAGE_SUFFICIENT) == ("True", "Sufficient")
+    assert shown(found, RECOMMENDED) == ("True", "HitRate")
+    assert shown(found, APPLIED) == ("False", "AwaitingNewPods")
+    assert shown(found, VERIFIED) == ("Unknown", "NotApplied")
+    assert shown(found, DEGRADED) == ("False", "NoFailure")
+
+
+@pytest.mark.parametrize(
+    ("allocation", "total", "expected"),
+    [
+        (50, 100, "0.4900"),
+        (5_000_000, 10_000_000, "0.5000"),
+        (5_000_100, 10_000_000, "0.5001"),
+        (5_000_001, 10_000_000, "0.5000"),
+        (5_000_002, 10_000_000, "0.5001"),
+        (10_000_000, 10_000_000, "1.0000"),
+        (20_000_000, 10_000_000, "1.0000"),
+        (1, 10_000_000, "0.0001"),
+    ],
+)
+def test_utilization_is_rounded_up_at_the_fourth_decimal(allocation: int, total: int, expected: str) -> None:
+    assert utilization_of(allocation, total) == expected
+
+
+@pytest.mark.parametrize(
+    ("version", "flags"),
+    [("0.32.0", 2), ("0.10.2", 2), ("0.10.1.1", 1), ("0.8.5", 1), ("", 1), ("0.11.0rc1", 2), ("unknown", 1)],
+)
+def test_the_flag_for_bytes_only_where_vllm_knows_it(version: str, flags: int) -> None:
+    """An unknown option ends vLLM."""
+    engine = facts(vllm_version=version)
+    found = recommend(state(PodReport(pod(), (engine,))))
+    assert len(target_of(found).flags) == flags
+
+
+def test_where_a_user_set_the_bytes_the_claim_says_nothing() -> None:
+    """vLLM then ignores utilization: weights, overhead and pool as measured."""
+    rank = replace(OWN.ranks[0], allocated_bytes=1 * GiB)
+    found = recommend(state(PodReport(pod(), (replace(OWN, ranks=(rank,)),))))
+    assert target_of(found).allocation_bytes == 18 * GiB + target_of(found).kv_bytes
+
+
+def test_ranks_of_different_size_are_served_by_one_flag() -> None:
+    first = OWN.ranks[0]
+    second = replace(first, rank="1", block_bytes=first.block_bytes + 4096, total_bytes=48 * GiB)
+    found = recommend(state(PodReport(pod(), (replace(OWN, ranks=(first, second)),))))
+    target = target_of(found)
+    assert target.kv_bytes == target.kv_blocks * (first.block_bytes + 4096)
+    assert found.status.gpu_memory_total_bytes is not None
+    assert (found.status.gpu_memory_total_bytes.min, found.status.gpu_memory_total_bytes.max) == (48 * GiB, 80 * GiB)
+    assert float(target.gpu_memory_utilization) > target.allocation_bytes / (80 * GiB)
+
+
+# --- Stability ----------------------------------------------------------------------------------------------------
+
+
+def after_restart(first: VLLMRecommendation, rounds: int = 1) -> tuple[WorkloadState, tuple[Series, ...]]:
+    """The pods run with what was recommended; the history has both."""
+    small = facts(blocks=target_of(first).kv_blocks)
+    reports = (PodReport(pod("llama-1", applied=True, age=W / 2), (small,)),)
+    observed = (
+        series(traffic(48), W, NOW - W / 2),
+        series(traffic(48), W, NOW, engine=small, pod="llama-1"),
+    )
+    return state(*reports, previous=first), observed if rounds == 1 else observed[1:]
+
+
+def test_nothing_changes_once_the_pods_run_with_it() -> None:
+    first = recommend(state())
+    later, observed = after_restart(first)
+    second = recommend(later, observed, (target_of(first).kv_bytes,))
+    assert target_of(second).kv_blocks == target_of(first).kv_blocks
+    assert second.status.savings == first.status.savings
+    assert shown(second, APPLIED) == ("True", "PoolAsRecommended")
+    assert shown(second, VERIFIED) == ("True", "AsPredicted")
+
+
+def test_the_own_pool_is_remembered_when_the_window_has_forgotten_it() -> None:
+    """No ratchet: five windows later the loss is still measured against the 4,096 blocks of the own arguments."""
+    found = recommend(state())
+    expected = target_of(found).kv_blocks
+    for _ in range(5):
+        small = facts(blocks=target_of(found).kv_blocks)
+        reports = (PodReport(pod("llama-1", applied=True), (small,)),)
+        observed = (series(traffic(), W, NOW, engine=small, pod="llama-1"),)
+        found = recommend(state(*reports, previous=found), observed)
+        assert target_of(found).kv_blocks == pytest.approx(expected, rel=0.01)
+    assert found.status.savings is not None
+    assert found.status.savings.bytes == (4096 - target_of(found).kv_blocks) * BLOCK_BYTES
+
+
+def test_pods_of_an_earlier_recommendation_count_as_applied() -> None:
+    first = recommend(state())
+    later, observed = after_restart(first)
+    near = facts(blocks=round(target_of(first).kv_blocks * 0.95))
+    reports = (PodReport(pod("llama-1", applied=True, age=W / 2), (near,)),)
+    second = recommend(replace(later, reports=reports), observed, (target_of(first).kv_bytes,))
+    assert shown(second, APPLIED) == ("True", "EarlierRecommendation")
+
+
+def test_without_pods_the_recommendation_waits() -> None:
+    """Scaled to nothing for days: no data, and the size stays."""
+    first = recommend(state())
+    empty = WorkloadState(KEY, (), ON, ResolvedPolicy("default", PolicySpec()), first, None)
+    for observed in (OBSERVED, ()):
+        second = recommend(empty, observed, now=NOW + 10 * W)
+        assert target_of(second).kv_bytes == target_of(first).kv_bytes
+        assert shown(second, PLUGIN_REPORTING) == ("False", "NoPods")
+        assert shown(second, COVERAGE_SUFFICIENT)[0] == "False"
+        assert shown(second, RECOMMENDED)[0] == "True"
+        assert shown(second, APPLIED) == ("Unknown", "NoPodReports")
+
+
+def test_another_fingerprint_begins_anew() -> None:
+    first = recommend(state())
+    other = PodReport(pod("llama-2", fingerprint="0" * 16, age=60), (OWN,))
+    second = recommend(state(PodReport(pod(), (OWN,)), other, previous=first), ())
+    assert second.status.fingerprint == "0" * 16
+    assert second.status.target is None
+    assert shown(second, RECOMMENDED) == ("False", "InsufficientData")
+
+
+def test_conditions_keep_the_time_of_their_last_change() -> None:
+    first = recommend(state())
+    second = recommend(state(previous=first), now=NOW + HOUR)
+    for one, other in zip(first.status.conditions, second.status.conditions, strict=True):
+        assert (one.type, one.last_transition_time) == (other.type, other.last_transition_time)
+
+
+def test_the_same_again_is_the_same_object() -> None:
+    first = recommend(state())
+    assert recommend(state(previous=first), candidates=(target_of(first).kv_bytes,)).to_json() == first.to_json()
+
+
+# --- Conditions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("observed", "reason"),
+    [
+        ((series(traffic(40), W, NOW),), "CoverageBelowPolicy"),
+        ((series(traffic(), W, NOW, requests=1),), "TooFewRequests"),
+        ((series(traffic(lookups=10), W, NOW),), "PoolNotLookedThrough"),
+    ],
+)
+def test_too_little_data(observed: tuple[Series, ...], reason: str) -> None:
+    found = recommend(state(), observed)
+    assert found.status.target is None
+    assert shown(found, COVERAGE_SUFFICIENT) == ("False", reason)
+    assert shown(found, RECOMMENDED) == ("False", "InsufficientData")
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        (ResolvedPolicy("gone", None, "there is no VLLMPolicy gone", True), ("False", "PolicyNotFound")),
+        (ResolvedPolicy("odd", None, "VLLMPolicy odd: spec.percentile: nonsense"), ("False", "PolicyInvalid")),
+        (ResolvedPolicy("odd", PolicySpec(), "VLLMPolicy odd: nonsense"), ("True", "LastValidPolicy")),
+    ],
+)
+def test_policies_that_do_not_hold(policy: ResolvedPolicy, expected: tuple[str, str]) -> None:
+    found = recommend(state(policy=policy))
+    assert shown(found, RECOMMENDED) == expected
+    assert (found.status.target is not None) == (expected[0] == "True")
+    condition = found.condition(RECOMMENDED)
+    assert condition is not None
+    assert policy.fault is not None
+    assert policy.fault in condition.message
+
+
+def test_a_missing_policy_does_not_forget_the_own_pool() -> None:
+    first = recommend(state())
+    without = recommend(state(previous=first, policy=ResolvedPolicy("gone", None, "gone", True)))
+    assert [bound for bound in without.status.bounds if bound.name == "pool"]
+
+
+@pytest.mark.parametrize(
+    ("reports", "expected"),
+    [
+        ([PodReport(pod(), fault="page is nonsense")], ("False", "ScrapeFailed")),
+        ([PodReport(replace(pod(), address=None), fault="does not run")], ("False", "PodsNotRunning")),
+        ([PodReport(pod("a"), (OWN,)), PodReport(pod("b"), fault="page is nonsense")], ("True", "Reporting")),
+    ],
+)
+def test_who_reports(reports: list[PodReport], expected: tuple[str, str]) -> None:
+    found = recommend(state(*reports))
+    assert shown(found, PLUGIN_REPORTING) == expected
+    condition = found.condition(PLUGIN_REPORTING)
+    assert condition is not None
+    if any(report.fault == "page is nonsense" for report in reports):
+        assert "page is nonsense" in condition.message
+
+
+@pytest.mark.parametrize(
+    ("automation", "spec", "reason"),
+    [
+        (replace(ON, enabled=False), {}, "AutomationOff"),
+        (replace(ON, dry_run=True), {}, "DryRun"),
+        (ON, {"mode": "DryRun"}, "DryRun"),
+    ],
+)
+def test_why_nothing_is_applied(automation: Automation, spec: dict[str, Any], reason: str) -> None:
+    assert shown(recommend(state(automation=automation, **spec)), APPLIED) == ("False", reason)
+
+
+def judged(
+    report: PodReport, observed: tuple[Series, ...], first: VLLMRecommendation, **spec: Any
+) -> VLLMRecommendation:
+    return recommend(state(report, previous=first, **spec), observed, (target_of(first).kv_bytes,))
+
+
+def applied_engine(first: VLLMRecommendation) -> EngineFacts:
+    return facts(blocks=target_of(first).kv_blocks)
+
+
+def test_a_pod_settles_before_it_is_judged() -> None:
+    first = recommend(state())
+    small = applied_engine(first)
+    report = PodReport(pod("llama-1", applied=True, age=600), (small,))
+    found = judged(report, (*OBSERVED, series(traffic(1), W, NOW, engine=small, pod="llama-1")), first)
+    assert shown(found, VERIFIED) == ("Unknown", "Settling")
+    starting = replace(report, pod=replace(report.pod, ready=False))
+    assert shown(judged(starting, OBSERVED, first), VERIFIED) == ("Unknown", "Starting")
+
+
+def test_a_pod_that_never_starts_withdraws_the_recommendation() -> None:
+    first = recommend(state())
+    failed = PodReport(
+        pod("llama-1", applied=True, ready=False, age=60, failure="exit code 1: no room"), fault="refused"
+    )
+    found = judged(failed, OBSERVED, first)
+    assert shown(found, VERIFIED) == ("False", "StartFailed")
+    assert shown(found, DEGRADED) == ("True", "StartFailed")
+    assert shown(found, RECOMMENDED) == ("False", "Withdrawn")
+    assert found.status.target is None
+    # The pod is gone; for a sixth of the window nothing is tried again.
+    sooner = recommend(state(previous=found), now=NOW + W / 6 - 60)
+    assert sooner.status.target is None
+    later = recommend(state(previous=sooner), now=NOW + W / 6 + 60)
+    assert shown(later, DEGRADED) == ("False", "NoFailure")
+    assert later.status.target is not None
+
+
+def test_a_pod_that_is_not_ready_in_time() -> None:
+    first = recommend(state())
+    late = PodReport(pod("llama-1", applied=True, ready=False, age=1900), fault="refused")
+    assert shown(judged(late, OBSERVED, first), VERIFIED) == ("False", "NotReady")
+
+
+def test_preemptions_while_it_settles() -> None:
+    first = recommend(state())
+    small = applied_engine(first)
+    report = PodReport(pod("llama-1", applied=True, age=1500), (small,))
+    observed = (*OBSERVED, series(traffic(1), W, NOW, engine=small, pod="llama-1", preemptions=2))
+    assert shown(judged(report, observed, first), VERIFIED) == ("False", "Preempted")
+
+
+def test_a_hit_rate_below_the_predicted_one() -> None:
+    first = recommend(state())
+    small = applied_engine(first)
+    report = PodReport(pod("llama-1", applied=True, age=3600), (small,))
+    seen = series(traffic(2), W, NOW, engine=small, pod="llama-1")
+    worse = replace(seen, intervals=tuple(replace(one, hit_tokens=one.hit_tokens // 2) for one in seen.intervals))
+    assert shown(judged(report, (*OBSERVED, seen), first), VERIFIED) == ("True", "AsPredicted")
+    found = judged(report, (*OBSERVED, worse), first)
+    assert shown(found, VERIFIED) == ("False", "HitRateLost")
+    assert found.status.target is None

@@ -1,0 +1,97 @@
+"""The plugin's own page is read as it was meant: the two parts meet in names only, and here in fact."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any
+
+import pytest
+
+from recommender.exposition import parse_page
+from recommender.samples import RefusedSampleError
+from vllm_plugin.estimator import ReuseEstimator
+from vllm_plugin.page import render
+
+BLOCK_BYTES, BLOCK_TOKENS, BLOCKS = 1 << 20, 16, 1000
+
+
+def engine(estimator: ReuseEstimator) -> dict[str, Any]:
+    return {
+        "server": "s",
+        "engine": 0,
+        "blocks": BLOCKS,
+        "block_bytes": BLOCK_BYTES,
+        "block_tokens": BLOCK_TOKENS,
+        "capacity_bytes": BLOCKS * BLOCK_BYTES,
+        "active_bytes": 5 * BLOCK_BYTES,
+        "active_peak_bytes": 7 * BLOCK_BYTES,
+        "demand_peak_bytes": 9 * BLOCK_BYTES,
+        "reusable_bytes": 3 * BLOCK_BYTES,
+        "headroom_bytes": 0,
+        "floor_bytes": 257 * BLOCK_BYTES,
+        "preemptions": 1,
+        "admissions_blocked": 2,
+        "requests": 3,
+        "lookup_tokens": 500,
+        "hit_tokens": 160,
+        "reuse_counts": list(estimator.histogram.counts),
+        "reuse_sum_bytes": estimator.histogram.sum_bytes,
+        "info": {"vllm_version": "0.32.0", "model": 'llama "tiny"', "override": "none"},
+    }
+
+
+def worker(rank: int) -> dict[str, Any]:
+    return {
+        "server": "s",
+        "engine": 0,
+        "rank": rank,
+        "weights_bytes": 100 + rank,
+        "capacity_bytes": BLOCKS * BLOCK_BYTES,
+        "block_bytes": BLOCK_BYTES,
+        "total_bytes": 1 << 33,
+        "allocated_bytes": 1 << 31,
+        "overhead_bytes": {"activations": 10, "cuda_graphs": 20, "non_torch": None, "other": 5},
+    }
+
+
+def snapshot(estimator: ReuseEstimator, workers: int) -> dict[str, Any]:
+    return {
+        "version": "0.1.0",
+        "loaded_from": "/plugin",
+        "pid": 1,
+        "started": 0.0,
+        "hooks": {"pool": {"seconds": 0.5, "errors": 0, "active": True}},
+        "engines": [engine(estimator)],
+        "workers": [worker(rank) for rank in range(workers)],
+    }
+
+
+def observed() -> ReuseEstimator:
+    estimator = ReuseEstimator(block_bytes=BLOCK_BYTES, block_tokens=BLOCK_TOKENS, pool_blocks=BLOCKS)
+    chain = list(range(10))
+    for request in ("a", "b"):
+        estimator.lookup(request, chain, 161, 0, hit_blocks=0 if request == "a" else 10)
+        estimator.free(request, chain, 161, released=10)
+    return estimator
+
+
+def test_every_figure_arrives() -> None:
+    estimator = observed()
+    (found,) = parse_page(render([snapshot(estimator, workers=2)])).engines
+    assert found.facts.blocks == BLOCKS
+    assert found.facts.model == 'llama "tiny"'
+    assert found.facts.vllm_version == "0.32.0"
+    assert [rank.weights_bytes for rank in found.facts.ranks] == [100, 101]
+    assert found.facts.ranks[1].overhead_bytes == 35
+    assert found.demand_peak_bytes == 9 * BLOCK_BYTES
+    counters = found.counters
+    assert (counters.requests, counters.lookup_tokens, counters.hit_tokens) == (3, 500, 160)
+    assert (counters.preemptions, counters.admissions_blocked) == (1, 2)
+    assert counters.reuse == tuple(accumulate(estimator.histogram.counts))
+    assert counters.reuse[-1] == 20
+
+
+def test_before_the_worker_reports_nothing_is_believed() -> None:
+    """The pool is known, the weights are not: a size without them would be wrong."""
+    with pytest.raises(RefusedSampleError, match="model_weights_bytes"):
+        parse_page(render([snapshot(observed(), workers=0)]))
