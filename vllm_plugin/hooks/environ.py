@@ -1,0 +1,28 @@
+"""vLLM warns of unknown `VLLM_` variables, and with --fail-on-environ-validation it refuses to start: hide ours."""
+
+from __future__ import annotations
+
+import os
+from types import ModuleType
+from typing import Any
+
+from vllm_plugin.names import ENV_PREFIX
+
+
+def patch(module: ModuleType) -> None:
+    """Wrap `Platform.validate_environ`, which looks at the names of all environment variables."""
+    platform = module.Platform
+    original = vars(platform).get("validate_environ")
+    function = getattr(original, "__func__", None)
+    if function is None or getattr(function, "_vllm_rightsizer", False):
+        return
+
+    def validate_environ(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(ENV_PREFIX)}
+        try:
+            return function(cls, *args, **kwargs)
+        finally:
+            os.environ.update(hidden)
+
+    validate_environ._vllm_rightsizer = True  # type: ignore[attr-defined]
+    platform.validate_environ = classmethod(validate_environ)

@@ -1,0 +1,121 @@
+"""The two sizes that the plugin may set in process, for pods whose argument list the webhook cannot see."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vllm_plugin.guard import logger
+from vllm_plugin.names import (
+    ENV_GPU_MEMORY_UTILIZATION,
+    ENV_KV_BYTES,
+    ENV_PREFIX,
+    OVERRIDE_APPLIED,
+    OVERRIDE_NONE,
+    OVERRIDE_REFUSED,
+)
+
+ENV_OUTCOME = ENV_PREFIX + "OUTCOME"
+"""Written for the child processes, which export what was done but see only vLLM's final configuration."""
+
+_servers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the override, and what the user had asked for."""
+
+    state: str = OVERRIDE_NONE
+    requested_utilization: float | None = None
+    requested_kv_bytes: int | None = None
+    server: str = ""
+    """Tells this vLLM from others in the pod: its processes share nothing else by which to know each other."""
+
+
+def parse_kv_bytes(text: str | None) -> int | None:
+    """Bytes as a plain positive integer; None when unset. Raises ValueError with a sentence."""
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"{ENV_KV_BYTES}={text!r} is not a positive integer of bytes")
+    return int(text)
+
+
+def parse_utilization(text: str | None) -> float | None:
+    """A fraction above 0 and up to 1; None when unset. Raises ValueError with a sentence."""
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value <= 1.0:
+        raise ValueError(f"{ENV_GPU_MEMORY_UTILIZATION}={text!r} is not a fraction above 0 and up to 1")
+    return value
+
+
+def apply(arguments: Any, environ: Mapping[str, str]) -> Outcome:
+    """Set the sizes on vLLM's `EngineArgs` as the environment says.
+
+    Absolute values, so that doing it again, here or in the next process, changes nothing; what was asked for at first
+    is then known from `ENV_OUTCOME`. Refused, with a warning, are malformed values, and KV bytes on a
+    vLLM that has no such argument.
+    """
+    try:
+        kv_bytes = parse_kv_bytes(environ.get(ENV_KV_BYTES))
+        utilization = parse_utilization(environ.get(ENV_GPU_MEMORY_UTILIZATION))
+    except ValueError as error:
+        logger.warning("vllm-rightsizer changes no argument: %s", error)
+        return _requested(arguments, OVERRIDE_REFUSED)
+    if kv_bytes is None and utilization is None:
+        return _requested(arguments, OVERRIDE_NONE)
+    if kv_bytes is not None and not hasattr(arguments, "kv_cache_memory_bytes"):
+        logger.warning("vllm-rightsizer cannot set KV bytes: this vLLM has no kv_cache_memory_bytes (before 0.10.2)")
+        if utilization is None:
+            return _requested(arguments, OVERRIDE_REFUSED)
+        kv_bytes = None
+    earlier = recall(environ)
+    done = _is(arguments, "kv_cache_memory_bytes", kv_bytes) and _is(arguments, "gpu_memory_utilization", utilization)
+    outcome = earlier if earlier is not None and done else _requested(arguments, OVERRIDE_APPLIED)
+    if kv_bytes is not None:
+        arguments.kv_cache_memory_bytes = kv_bytes
+    if utilization is not None:
+        arguments.gpu_memory_utilization = utilization
+    logger.info(
+        "vllm-rightsizer starts vLLM with kv_cache_memory_bytes=%s, gpu_memory_utilization=%s (asked for: %s, %s)",
+        getattr(arguments, "kv_cache_memory_bytes", None),
+        getattr(arguments, "gpu_memory_utilization", None),
+        outcome.requested_kv_bytes,
+        outcome.requested_utilization,
+    )
+    return outcome
+
+
+def remember(outcome: Outcome) -> None:
+    """Leave the outcome, as that of a new vLLM, to processes started from here."""
+    server = f"{os.getpid()}-{next(_servers)}"
+    os.environ[ENV_OUTCOME] = json.dumps(vars(replace(outcome, server=server)))
+
+
+def recall(environ: Mapping[str, str]) -> Outcome | None:
+    """The outcome that this process or its parent left, if any."""
+    try:
+        return Outcome(**json.loads(environ[ENV_OUTCOME]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _requested(arguments: Any, state: str) -> Outcome:
+    return Outcome(
+        state,
+        getattr(arguments, "gpu_memory_utilization", None),
+        getattr(arguments, "kv_cache_memory_bytes", None),
+    )
+
+
+def _is(arguments: Any, name: str, value: Any) -> bool:
+    return value is None or getattr(arguments, name, None) == value
