@@ -1,0 +1,37 @@
+"""A tiny model, and the plugin registered as vLLM would do it, in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .harness import Engine, quiet_environment
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's model: configuration and tokenizer, no weights."""
+    from vllm_rightsizer.demo.model import write_model
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    write_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def engines(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Engine]:
+    """Makes engines whose scheduler carries the plugin's hooks."""
+    os.environ.update(quiet_environment(tmp_path_factory.mktemp("snapshots")))
+
+    import vllm_plugin
+
+    vllm_plugin.register()
+
+    def make(blocks: int, **arguments: Any) -> Engine:
+        return Engine(model, blocks, **arguments)
+
+    return make

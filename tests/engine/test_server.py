@@ -1,0 +1,232 @@
+"""Whole vLLM servers with the plugin loaded from its wheel, as in a pod: nothing but environment and arguments."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import vllm_plugin
+from vllm_plugin import names
+from vllm_rightsizer.demo.model import BLOCK_BYTES, BLOCK_TOKENS, MAX_MODEL_LEN, VOCABULARY
+
+from .harness import quiet_environment, traffic
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plugin in a zip file on PYTHONPATH: that is how the init container leaves it."""
+    name = names.DISTRIBUTION.replace("-", "_")
+    path = tmp_path_factory.mktemp("wheel") / f"{name}-{names.VERSION}-py3-none-any.whl"
+    folder = Path(vllm_plugin.__file__).parent
+    about = f"{name}-{names.VERSION}.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in folder.rglob("*.py"):
+            archive.write(file, Path("vllm_plugin") / file.relative_to(folder))
+        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {names.DISTRIBUTION}\nVersion: 0.1.0\n")
+        entry = f"[{names.ENTRY_POINT_GROUP}]\n{names.ENTRY_POINT} = {names.ENTRY_POINT_VALUE}\n"
+        archive.writestr(f"{about}/entry_points.txt", entry)
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(wheel: Path, folder: Path, port: int, **more: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("VLLM_", "PYTEST"))}
+    quiet = quiet_environment(folder)
+    return {**kept, **quiet, "PYTHONPATH": str(wheel), names.ENV_PORT: str(port), **more}
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def read(port: int, labels: bool = False) -> dict[str, float]:
+    """Every sample by its name; the tests' vLLM has one engine of one rank."""
+    text = get(f"http://127.0.0.1:{port}/metrics")
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found[sample.name] = sample.value
+            for key, value in sample.labels.items() if labels else ():
+                found[f"{sample.name}/{key}/{value}"] = sample.value
+    return found
+
+
+@contextmanager
+def stopped_after(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Ends the process's whole group, so that no engine outlives a failed test."""
+    try:
+        yield
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(20)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            pass
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+def test_a_server_measures_itself(wheel: Path, model: Path, tmp_path: Path) -> None:
+    """Asked for 100 MB of KV, overridden to 160 blocks and a bit."""
+    api, port = free_port(), free_port()
+    arguments = [
+        *("--model", str(model), "--load-format", "dummy", "--dtype", "float32", "--enforce-eager"),
+        *("--block-size", str(BLOCK_TOKENS), "--max-model-len", str(MAX_MODEL_LEN), "--port", str(api)),
+        *("--kv-cache-memory-bytes", "100000000", "--host", "127.0.0.1", "--fail-on-environ-validation"),
+    ]
+    asked = 160 * BLOCK_BYTES + 1000
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],
+            env=environment(wheel, tmp_path / "snapshots", port, VLLM_RIGHTSIZER_KV_BYTES=str(asked)),
+            stdout=log,
+            stderr=log,
+            cwd=tmp_path,
+            start_new_session=True,
+        )
+    with stopped_after(process):
+        wait_until_healthy(process, api, tmp_path / "log")
+        prompts = [prompt.tokens for prompt in traffic(1, 120, prefixes=15)]
+        with ThreadPoolExecutor(8) as clients:
+            list(clients.map(lambda tokens: complete(api, model, tokens), prompts))
+        mine, theirs = read(port, labels=True), read(api, labels=True)
+
+    assert mine[names.LOOKUP_TOKENS] == theirs["vllm:prefix_cache_queries_total"] == sum(map(len, prompts))
+    assert mine[names.HIT_TOKENS] == theirs["vllm:prefix_cache_hits_total"] > 0
+    assert mine[names.PREEMPTIONS] == theirs["vllm:num_preemptions_total"]
+    assert mine[names.REQUESTS] == 120
+    assert mine[names.KV_REUSE_DISTANCE_BYTES + "_count"] == sum((len(p) - 1) // BLOCK_TOKENS for p in prompts)
+    assert theirs["vllm:cache_config_info/num_gpu_blocks/160"] == 1
+    assert mine[names.KV_CACHE_CAPACITY_BYTES] == 160 * BLOCK_BYTES
+    assert mine[names.KV_CACHE_BLOCK_BYTES] == BLOCK_BYTES
+    assert mine[names.KV_CACHE_BLOCK_TOKENS] == BLOCK_TOKENS
+    assert mine[names.KV_FLOOR_BYTES] == (MAX_MODEL_LEN // BLOCK_TOKENS + 1) * BLOCK_BYTES
+    assert mine[names.KV_CACHE_ACTIVE_BYTES] == 0 < mine[names.KV_CACHE_ACTIVE_PEAK_BYTES]
+    assert mine[names.MODEL_WEIGHTS_BYTES] == weight_bytes(model)
+    assert mine[f"{names.ENGINE_INFO}/override/{names.OVERRIDE_APPLIED}"] == 1
+    assert mine[f"{names.ENGINE_INFO}/requested_kv_cache_memory_bytes/100000000"] == 1
+    assert mine[f"{names.ENGINE_INFO}/applied_kv_cache_memory_bytes/{asked}"] == 1
+    assert str(wheel) in next(key for key in mine if key.startswith(f"{names.BUILD_INFO}/loaded_from/"))
+    assert not [key for key in mine if key.startswith(names.HOOK_ERRORS) and mine[key]]
+    assert not [key for key in mine if key.startswith(names.HOOKS_ACTIVE) and not mine[key]]
+
+
+def wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + 150
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()[-4000:]
+        try:
+            get(f"http://127.0.0.1:{port}/health")
+            return
+        except OSError:
+            time.sleep(0.5)
+    pytest.fail(log.read_text()[-4000:])
+
+
+def complete(port: int, model: Path, tokens: tuple[int, ...]) -> None:
+    body = {"model": str(model), "prompt": list(tokens), "max_tokens": 4, "ignore_eos": True, "temperature": 0}
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), headers)
+    urllib.request.urlopen(request, timeout=60).read()
+
+
+def weight_bytes(model: Path) -> int:
+    """Parameters, attention scales and the rotary cache of this model in float32, from its configuration alone."""
+    config: dict[str, Any] = json.loads((model / "config.json").read_text())
+    hidden, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    layer = hidden * (queries + 2 * keys) + queries * hidden + 3 * hidden * inner + 2 * hidden
+    layer += len(("queries", "keys", "values", "probabilities"))  # one scale each
+    parameters = config["num_hidden_layers"] * layer + 2 * VOCABULARY * hidden + hidden
+    return 4 * (parameters + config["max_position_embeddings"] * head)
+
+
+OFFLINE = """
+import json, sys, urllib.request, time, os
+
+
+def inside(worker):
+    tensors = worker.model_runner.kv_caches
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values()), worker.requested_cpu_memory, os.getpid()
+
+
+if __name__ == "__main__":
+    from vllm import LLM
+
+    llm = LLM(sys.argv[1], load_format="dummy", dtype="float32", enforce_eager=True, block_size=32,
+              max_model_len=1024, gpu_memory_utilization=float(sys.argv[2]))
+    ((pool, requested, worker),) = llm.collective_rpc(inside)
+    for _ in range(40):
+        try:
+            page = urllib.request.urlopen("http://127.0.0.1:" + os.environ["VLLM_RIGHTSIZER_PORT"] + "/metrics").read()
+            if b"model_weights" in page:
+                break
+        except OSError:
+            pass
+        time.sleep(0.5)
+    print("RESULT" + json.dumps([pool, requested, page.decode()]))
+"""
+
+
+def test_the_figures_are_those_of_the_workers_own_tensors(wheel: Path, model: Path, tmp_path: Path) -> None:
+    """A library's vLLM, sized by its utilization: pool, claim and what is left over, to the byte."""
+    total = int(subprocess.check_output([sys.executable, "-c", TOTAL], text=True).split()[-1])
+    utilization = round(1.15 * 2**30 / total, 4)
+    script = tmp_path / "offline.py"
+    script.write_text(OFFLINE)
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(model), str(utilization)],
+        env=environment(wheel, tmp_path / "snapshots", port, VLLM_ALLOW_INSECURE_SERIALIZATION="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    with stopped_after(process):
+        output = process.communicate(timeout=200)[0].decode()
+    results = [line for line in output.splitlines() if line.startswith("RESULT")]
+    assert results, output[-4000:]
+    pool, requested, text = json.loads(results[0].removeprefix("RESULT"))
+    mine: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            mine[sample.name + sample.labels.get("component", "")] = sample.value
+    assert mine[names.KV_CACHE_CAPACITY_BYTES] == pool
+    assert mine[names.GPU_MEMORY_TOTAL_BYTES] == total
+    assert mine[names.GPU_MEMORY_ALLOCATED_BYTES] == requested
+    weights = mine[names.MODEL_WEIGHTS_BYTES]
+    assert weights == weight_bytes(model)
+    assert mine[names.RUNTIME_OVERHEAD_BYTES + "other"] == requested - pool - weights > 0
+
+
+TOTAL = """
+from vllm.utils.cpu_resource_utils import get_allowed_cpu_list
+from vllm.platforms import current_platform
+print(current_platform.get_device_total_memory(get_allowed_cpu_list()[0].numa_node))
+"""

@@ -1,0 +1,183 @@
+"""The plugin's code can fail as it likes: vLLM's own calls return what they always did."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vllm_plugin import guard
+from vllm_plugin.guard import Hook, wrap
+from vllm_plugin.imports import PostImportFinder
+
+
+class Engine:
+    """Stands for a class of vLLM."""
+
+    def step(self, tokens: int, *, twice: bool = False) -> int:
+        """vLLM's docstring."""
+        if tokens < 0:
+            raise ValueError("vLLM's own error")
+        return tokens * (2 if twice else 1)
+
+
+@pytest.fixture
+def engine_class(monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
+    monkeypatch.setattr(guard, "hooks", {})
+    return type("Engine", (Engine,), {"step": Engine.step})
+
+
+def test_a_wrapped_method_sees_everything_and_changes_nothing(engine_class: type[Engine]) -> None:
+    seen: list[Any] = []
+    hook = Hook("step")
+    wrap(
+        engine_class,
+        "step",
+        hook,
+        before=lambda _, tokens, **__: tokens + 1,
+        after=lambda result, noted, _, *args, **kwargs: seen.append((result, noted, args, kwargs)),
+    )
+    assert engine_class().step(3, twice=True) == 6
+    assert seen == [(6, 4, (3,), {"twice": True})]
+    assert engine_class.step.__doc__ == "vLLM's docstring."
+    assert hook.seconds > 0
+
+
+def test_errors_are_counted_and_repeated_ones_end_the_hook(
+    engine_class: type[Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("ours")
+
+    hook = Hook("step")
+    wrap(engine_class, "step", hook, before=fail, after=fail)
+    assert [engine_class().step(number) for number in range(20)] == list(range(20))
+    assert (hook.errors, hook.active) == (5, False)
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
+def test_an_error_now_and_then_does_not_end_it(engine_class: type[Engine]) -> None:
+    calls = iter(range(1000))
+
+    def fail_sometimes(*_: Any) -> None:
+        if next(calls) % 15 == 0:
+            raise KeyError("ours")
+
+    hook = Hook("step")
+    wrap(engine_class, "step", hook, after=fail_sometimes)
+    for number in range(300):
+        engine_class().step(number)
+    assert (hook.errors, hook.active) == (20, True)
+
+
+def test_vllms_own_errors_pass_through(engine_class: type[Engine]) -> None:
+    hook = Hook("step")
+    wrap(engine_class, "step", hook, after=lambda *_: None)
+    with pytest.raises(ValueError, match="vLLM's own error"):
+        engine_class().step(-1)
+    assert hook.errors == 0
+
+
+def test_a_missing_method_switches_the_hook_off(engine_class: type[Engine]) -> None:
+    hook = Hook("gone")
+    wrap(engine_class, "no_such_method", hook, after=lambda *_: None)
+    assert not hook.active
+
+
+def test_wrapping_twice_is_wrapping_once(engine_class: type[Engine]) -> None:
+    seen: list[int] = []
+    for _ in range(2):
+        wrap(engine_class, "step", Hook("step"), after=lambda *_: seen.append(1))
+    engine_class().step(1)
+    assert seen == [1]
+
+
+@pytest.fixture
+def finder() -> Iterator[PostImportFinder]:
+    finder = PostImportFinder()
+    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+    yield finder
+    sys.meta_path.remove(finder)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A package that nobody has imported."""
+    name = "package_to_watch"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / name / "inner.py").write_text("value = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield name
+    for module in [module for module in sys.modules if module.startswith(name)]:
+        del sys.modules[module]
+
+
+def test_a_module_imported_later_is_patched_after_its_execution(finder: PostImportFinder, package: str) -> None:
+    patched: list[types.ModuleType] = []
+    finder.watch(f"{package}.inner", lambda module: patched.append(module.value))
+    assert not patched
+    __import__(f"{package}.inner")
+    assert patched == [1]
+    module = sys.modules[f"{package}.inner"]
+    assert type(module.__spec__.loader).__name__ == "SourceFileLoader"  # type: ignore[union-attr]
+    assert "exec_module" not in vars(module.__spec__.loader)  # type: ignore[union-attr]
+
+
+def test_a_module_imported_before_is_patched_at_once(finder: PostImportFinder, package: str) -> None:
+    __import__(f"{package}.inner")
+    patched: list[int] = []
+    for _ in range(2):
+        finder.watch(f"{package}.inner", lambda module: patched.append(module.value))
+    assert patched == [1]
+
+
+def test_a_missing_module_is_still_missing(finder: PostImportFinder) -> None:
+    finder.watch("no_such_module_anywhere", lambda _: None)
+    with pytest.raises(ModuleNotFoundError):
+        __import__("no_such_module_anywhere")
+
+
+def in_a_process(code: str, **environ: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[3]), **environ},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+REGISTERED = """
+import sys, threading, os
+import vllm_plugin
+vllm_plugin.register()
+vllm_plugin.register()
+vllms = [name for name in sys.modules if name == "vllm" or name.startswith(("vllm.", "torch"))]
+hooked = [type(finder).__name__ for finder in sys.meta_path].count("PostImportFinder")
+print(vllms, threading.active_count(), len(os.listdir("/proc/self/fd")), hooked, "http.server" in sys.modules)
+"""
+
+
+def test_registering_imports_nothing_and_starts_nothing() -> None:
+    files = in_a_process("import os; print(len(os.listdir('/proc/self/fd')))")
+    assert in_a_process(REGISTERED) == f"[] 1 {files} 1 False"
+
+
+def test_a_disabled_plugin_hooks_nothing() -> None:
+    assert in_a_process(REGISTERED, VLLM_RIGHTSIZER_DISABLED="1").split()[-2] == "0"
+
+
+def test_registering_never_raises() -> None:
+    broken = (
+        "import sys; sys.modules['vllm_plugin.hooks'] = None\nimport vllm_plugin; vllm_plugin.register(); print('on')"
+    )
+    assert in_a_process(broken) == "on"

@@ -1,0 +1,78 @@
+"""What the environment asks for, and what becomes of vLLM's arguments."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from vllm_plugin import override
+from vllm_plugin.names import ENV_GPU_MEMORY_UTILIZATION as UTILIZATION
+from vllm_plugin.names import ENV_KV_BYTES as KV_BYTES
+
+
+def arguments(utilization: float = 0.9, kv_bytes: int | None = None) -> SimpleNamespace:
+    return SimpleNamespace(gpu_memory_utilization=utilization, kv_cache_memory_bytes=kv_bytes)
+
+
+@pytest.mark.parametrize(
+    ("environ", "state", "utilization", "kv_bytes"),
+    [
+        ({}, "none", 0.9, None),
+        ({KV_BYTES: "", UTILIZATION: ""}, "none", 0.9, None),
+        ({KV_BYTES: "70000000"}, "applied", 0.9, 70_000_000),
+        ({UTILIZATION: "0.25"}, "applied", 0.25, None),
+        ({KV_BYTES: "70000000", UTILIZATION: "0.25"}, "applied", 0.25, 70_000_000),
+        ({KV_BYTES: "7e7"}, "refused", 0.9, None),
+        ({KV_BYTES: "1G"}, "refused", 0.9, None),
+        ({KV_BYTES: "0"}, "refused", 0.9, None),
+        ({KV_BYTES: "-5"}, "refused", 0.9, None),
+        ({UTILIZATION: "1.5"}, "refused", 0.9, None),
+        ({UTILIZATION: "0"}, "refused", 0.9, None),
+        ({UTILIZATION: "nan"}, "refused", 0.9, None),
+        ({UTILIZATION: "half", KV_BYTES: "70000000"}, "refused", 0.9, None),
+    ],
+)
+def test_outcomes(environ: dict[str, str], state: str, utilization: float, kv_bytes: int | None) -> None:
+    given = arguments()
+    outcome = override.apply(given, environ)
+    assert (outcome.state, given.gpu_memory_utilization, given.kv_cache_memory_bytes) == (state, utilization, kv_bytes)
+    assert (outcome.requested_utilization, outcome.requested_kv_bytes) == (0.9, None)
+
+
+def test_a_vllm_without_kv_bytes_takes_the_utilization_or_refuses() -> None:
+    old = SimpleNamespace(gpu_memory_utilization=0.9)
+    assert override.apply(old, {KV_BYTES: "5"}).state == "refused"
+    assert override.apply(old, {KV_BYTES: "5", UTILIZATION: "0.5"}).state == "applied"
+    assert vars(old) == {"gpu_memory_utilization": 0.5}
+
+
+def test_doing_it_again_changes_nothing_and_remembers_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(override.ENV_OUTCOME, "")
+    monkeypatch.setenv(KV_BYTES, "70000000")
+    given = arguments(kv_bytes=100_000_000)
+
+    for _ in range(3):
+        override.remember(override.apply(given, os.environ))
+        recalled = override.recall(os.environ)
+        assert recalled is not None
+        assert (recalled.state, recalled.requested_kv_bytes) == ("applied", 100_000_000)
+        assert given.kv_cache_memory_bytes == 70_000_000
+
+
+def test_each_engine_gets_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(override.ENV_OUTCOME, "")
+
+    servers = set()
+    for _ in range(2):
+        override.remember(override.Outcome())
+        recalled = override.recall(os.environ)
+        assert recalled is not None
+        servers.add(recalled.server)
+    assert len(servers) == 2
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"state": "applied", "unknown": 1}'])
+def test_a_damaged_note_is_none(text: str) -> None:
+    assert override.recall({override.ENV_OUTCOME: text}) is None
