@@ -7,10 +7,11 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Callable
 
 from vllm_plugin.guard import logger
 from vllm_plugin.names import (
+    ENV_ALLOCATION_BYTES,
     ENV_GPU_MEMORY_UTILIZATION,
     ENV_KV_BYTES,
     ENV_PREFIX,
@@ -36,12 +37,13 @@ class Outcome:
     """Tells this vLLM from others in the pod: its processes share nothing else by which to know each other."""
 
 
-def parse_kv_bytes(text: str | None) -> int | None:
+def parse_bytes(name: str, environ: Mapping[str, str]) -> int | None:
     """Bytes as a plain positive integer; None when unset. Raises ValueError with a sentence."""
+    text = environ.get(name)
     if not text:
         return None
     if not text.isdecimal() or int(text) == 0:
-        raise ValueError(f"{ENV_KV_BYTES}={text!r} is not a positive integer of bytes")
+        raise ValueError(f"{name}={text!r} is not a positive integer of bytes")
     return int(text)
 
 
@@ -58,19 +60,27 @@ def parse_utilization(text: str | None) -> float | None:
     return value
 
 
-def apply(arguments: Any, environ: Mapping[str, str]) -> Outcome:
-    """Set the sizes on vLLM's `EngineArgs` as the environment says.
+def fraction_of(allocation_bytes: int, total_bytes: int) -> float:
+    """The utilization that claims at least `allocation_bytes` of the device: rounded up at the 4th decimal."""
+    return min(-(-allocation_bytes * 10_000 // total_bytes), 10_000) / 10_000
+
+
+def apply(arguments: Any, environ: Mapping[str, str], device_total_bytes: Callable[[], int]) -> Outcome:
+    """Set the sizes on vLLM's `EngineArgs` as the environment says. `device_total_bytes`: as this process sees it.
 
     Absolute values, so that doing it again, here or in the next process, changes nothing; what was asked for at first
     is then known from `ENV_OUTCOME`. Refused, with a warning, are malformed values, and KV bytes on a
     vLLM that has no such argument.
     """
     try:
-        kv_bytes = parse_kv_bytes(environ.get(ENV_KV_BYTES))
+        kv_bytes = parse_bytes(ENV_KV_BYTES, environ)
         utilization = parse_utilization(environ.get(ENV_GPU_MEMORY_UTILIZATION))
+        allocation_bytes = parse_bytes(ENV_ALLOCATION_BYTES, environ)
     except ValueError as error:
         logger.warning("vllm-rightsizer changes no argument: %s", error)
         return _requested(arguments, OVERRIDE_REFUSED)
+    if utilization is None and allocation_bytes is not None:
+        utilization = fraction_of(allocation_bytes, device_total_bytes())
     if kv_bytes is None and utilization is None:
         return _requested(arguments, OVERRIDE_NONE)
     if kv_bytes is not None and not hasattr(arguments, "kv_cache_memory_bytes"):
@@ -85,6 +95,10 @@ def apply(arguments: Any, environ: Mapping[str, str]) -> Outcome:
         arguments.kv_cache_memory_bytes = kv_bytes
     if utilization is not None:
         arguments.gpu_memory_utilization = utilization
+    # A number of blocks would win over both.
+    if getattr(arguments, "num_gpu_blocks_override", None) is not None:
+        logger.info("vllm-rightsizer sets num_gpu_blocks_override=%s aside", arguments.num_gpu_blocks_override)
+        arguments.num_gpu_blocks_override = None
     logger.info(
         "vllm-rightsizer starts vLLM with kv_cache_memory_bytes=%s, gpu_memory_utilization=%s (asked for: %s, %s)",
         getattr(arguments, "kv_cache_memory_bytes", None),

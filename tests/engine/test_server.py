@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,8 +19,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-import vllm_plugin
+from recommender.api.plugin_wheel import WHEEL_FILE, plugin_wheel
 from vllm_plugin import names
+from vllm_plugin.override import fraction_of
 from vllm_rightsizer.demo.model import BLOCK_BYTES, BLOCK_TOKENS, MAX_MODEL_LEN, VOCABULARY
 
 from .harness import quiet_environment, traffic
@@ -31,17 +31,9 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plugin in a zip file on PYTHONPATH: that is how the init container leaves it."""
-    name = names.DISTRIBUTION.replace("-", "_")
-    path = tmp_path_factory.mktemp("wheel") / f"{name}-{names.VERSION}-py3-none-any.whl"
-    folder = Path(vllm_plugin.__file__).parent
-    about = f"{name}-{names.VERSION}.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in folder.rglob("*.py"):
-            archive.write(file, Path("vllm_plugin") / file.relative_to(folder))
-        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {names.DISTRIBUTION}\nVersion: 0.1.0\n")
-        entry = f"[{names.ENTRY_POINT_GROUP}]\n{names.ENTRY_POINT} = {names.ENTRY_POINT_VALUE}\n"
-        archive.writestr(f"{about}/entry_points.txt", entry)
+    """The plugin as every pod gets it: a zipped wheel on PYTHONPATH."""
+    path = tmp_path_factory.mktemp("wheel") / WHEEL_FILE
+    path.write_bytes(plugin_wheel())
     return path
 
 
@@ -91,18 +83,20 @@ def stopped_after(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def test_a_server_measures_itself(wheel: Path, model: Path, tmp_path: Path) -> None:
-    """Asked for 100 MB of KV, overridden to 160 blocks and a bit."""
+    """Asked for 512 blocks and 100 MB of KV, overridden to 160 blocks and a bit, and to a claim of 1.5 GB."""
     api, port = free_port(), free_port()
     arguments = [
         *("--model", str(model), "--load-format", "dummy", "--dtype", "float32", "--enforce-eager"),
         *("--block-size", str(BLOCK_TOKENS), "--max-model-len", str(MAX_MODEL_LEN), "--port", str(api)),
-        *("--kv-cache-memory-bytes", "100000000", "--host", "127.0.0.1", "--fail-on-environ-validation"),
+        *("--kv-cache-memory-bytes", "100000000", "--num-gpu-blocks-override", "512"),
+        *("--host", "127.0.0.1", "--fail-on-environ-validation"),
     ]
-    asked = 160 * BLOCK_BYTES + 1000
+    asked, claim = 160 * BLOCK_BYTES + 1000, 1_500_000_000
+    override = {names.ENV_KV_BYTES: str(asked), names.ENV_ALLOCATION_BYTES: str(claim)}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],
-            env=environment(wheel, tmp_path / "snapshots", port, VLLM_RIGHTSIZER_KV_BYTES=str(asked)),
+            env=environment(wheel, tmp_path / "snapshots", port, **override),
             stdout=log,
             stderr=log,
             cwd=tmp_path,
@@ -130,6 +124,8 @@ def test_a_server_measures_itself(wheel: Path, model: Path, tmp_path: Path) -> N
     assert mine[f"{names.ENGINE_INFO}/override/{names.OVERRIDE_APPLIED}"] == 1
     assert mine[f"{names.ENGINE_INFO}/requested_kv_cache_memory_bytes/100000000"] == 1
     assert mine[f"{names.ENGINE_INFO}/applied_kv_cache_memory_bytes/{asked}"] == 1
+    fraction = fraction_of(claim, int(mine[names.GPU_MEMORY_TOTAL_BYTES]))
+    assert mine[f"{names.ENGINE_INFO}/applied_gpu_memory_utilization/{fraction}"] == 1
     assert str(wheel) in next(key for key in mine if key.startswith(f"{names.BUILD_INFO}/loaded_from/"))
     assert not [key for key in mine if key.startswith(names.HOOK_ERRORS) and mine[key]]
     assert not [key for key in mine if key.startswith(names.HOOKS_ACTIVE) and not mine[key]]

@@ -8,8 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from vllm_plugin import override
+from vllm_plugin.names import ENV_ALLOCATION_BYTES as ALLOCATION
 from vllm_plugin.names import ENV_GPU_MEMORY_UTILIZATION as UTILIZATION
 from vllm_plugin.names import ENV_KV_BYTES as KV_BYTES
+
+
+def total() -> int:
+    return 80_000_000_000
 
 
 def arguments(utilization: float = 0.9, kv_bytes: int | None = None) -> SimpleNamespace:
@@ -31,21 +36,34 @@ def arguments(utilization: float = 0.9, kv_bytes: int | None = None) -> SimpleNa
         ({UTILIZATION: "1.5"}, "refused", 0.9, None),
         ({UTILIZATION: "0"}, "refused", 0.9, None),
         ({UTILIZATION: "nan"}, "refused", 0.9, None),
+        ({ALLOCATION: "20000000001"}, "applied", 0.2501, None),
+        ({ALLOCATION: "90000000000"}, "applied", 1.0, None),
+        ({ALLOCATION: "20000000000", KV_BYTES: "70000000"}, "applied", 0.25, 70_000_000),
+        ({ALLOCATION: "20000000000", UTILIZATION: "0.5"}, "applied", 0.5, None),
+        ({ALLOCATION: "2e10", KV_BYTES: "70000000"}, "refused", 0.9, None),
         ({UTILIZATION: "half", KV_BYTES: "70000000"}, "refused", 0.9, None),
     ],
 )
 def test_outcomes(environ: dict[str, str], state: str, utilization: float, kv_bytes: int | None) -> None:
     given = arguments()
-    outcome = override.apply(given, environ)
+    outcome = override.apply(given, environ, total)
     assert (outcome.state, given.gpu_memory_utilization, given.kv_cache_memory_bytes) == (state, utilization, kv_bytes)
     assert (outcome.requested_utilization, outcome.requested_kv_bytes) == (0.9, None)
 
 
 def test_a_vllm_without_kv_bytes_takes_the_utilization_or_refuses() -> None:
     old = SimpleNamespace(gpu_memory_utilization=0.9)
-    assert override.apply(old, {KV_BYTES: "5"}).state == "refused"
-    assert override.apply(old, {KV_BYTES: "5", UTILIZATION: "0.5"}).state == "applied"
+    assert override.apply(old, {KV_BYTES: "5"}, total).state == "refused"
+    assert override.apply(old, {KV_BYTES: "5", UTILIZATION: "0.5"}, total).state == "applied"
     assert vars(old) == {"gpu_memory_utilization": 0.5}
+
+
+def test_a_number_of_blocks_does_not_win_over_the_sizes() -> None:
+    given = SimpleNamespace(gpu_memory_utilization=0.9, kv_cache_memory_bytes=None, num_gpu_blocks_override=512)
+    override.apply(given, {}, total)
+    assert given.num_gpu_blocks_override == 512
+    override.apply(given, {KV_BYTES: "70000000"}, total)
+    assert given.num_gpu_blocks_override is None
 
 
 def test_doing_it_again_changes_nothing_and_remembers_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +72,7 @@ def test_doing_it_again_changes_nothing_and_remembers_what_was_asked_for(monkeyp
     given = arguments(kv_bytes=100_000_000)
 
     for _ in range(3):
-        override.remember(override.apply(given, os.environ))
+        override.remember(override.apply(given, os.environ, total))
         recalled = override.recall(os.environ)
         assert recalled is not None
         assert (recalled.state, recalled.requested_kv_bytes) == ("applied", 100_000_000)
