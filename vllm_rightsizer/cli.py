@@ -1,0 +1,182 @@
+"""The command line. Each command brings in what it needs by itself, so that `--help` stays quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vllm_plugin.names import DEFAULT_PORT, VERSION
+from vllm_rightsizer.errors import UsageError, UserError
+
+app = typer.Typer(
+    name="vllm-rightsizer",
+    help="Measures what each vLLM pod really needs of its GPU, and starts the next pod with exactly that.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Injection(StrEnum):
+    """How the plugin comes into a pod."""
+
+    CONFIG_MAP = "config-map"
+    INIT_CONTAINER = "init-container"
+
+
+class ManifestOutput(StrEnum):
+    DIFF = "diff"
+    YAML = "yaml"
+
+
+class ExplanationOutput(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+Objects = Annotated[Path, typer.Option(help="Folder in which the objects lie that an API server would keep.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"vllm-rightsizer {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What is said before a command."""
+
+
+@app.command()
+def webhook(
+    objects: Objects,
+    tls_dir: Annotated[Path, typer.Option(help="Folder of the certificates; made there where there are none.")],
+    host: Host = "127.0.0.1",
+    port: Port = 8443,
+    injection: Annotated[Injection, typer.Option(help="How the plugin comes into a pod.")] = Injection.CONFIG_MAP,
+    injector_image: Annotated[str | None, typer.Option(help="Image that carries the plugin's wheel.")] = None,
+    plugin_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the plugin's metrics in the pods.")
+    ] = DEFAULT_PORT,
+) -> None:
+    """Run the admission webhook, which starts vLLM pods with what was recommended."""
+    from vllm_rightsizer.servers import run_webhook
+
+    run_webhook(objects, tls_dir, host, port, injection.value, injector_image, plugin_port)
+
+
+@app.command()
+def recommender(
+    objects: Objects,
+    history: Annotated[Path, typer.Option(help="File in which the measurements are kept.")],
+    host: Host = "127.0.0.1",
+    port: Port = 9416,
+) -> None:
+    """Run the recommender, which measures vLLM pods and says what they need."""
+    from vllm_rightsizer.servers import run_recommender
+
+    run_recommender(objects, history, host, port)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the results and for everything the demo writes.")] = Path(
+        "build"
+    ),
+    seed: Annotated[int, typer.Option(help="Another seed is another sequence of requests.")] = 1,
+) -> None:
+    """Show the whole loop on a real vLLM on this machine: measure, recommend, rewrite, measure again."""
+    from vllm_rightsizer.demo.run import run_demo
+
+    raise typer.Exit(run_demo(output, seed))
+
+
+@app.command()
+def admit(
+    objects: Annotated[
+        Path | None, typer.Option(help="Folder with recommendations and policies; without it, nothing is sized.")
+    ] = None,
+) -> None:
+    """Answer one AdmissionReview: JSON on stdin, JSON on stdout, as the webhook would."""
+    from webhook.offline import admit_json
+
+    try:
+        answer = admit_json(sys.stdin.buffer.read(), objects)
+    except ValueError as error:
+        raise UsageError(f"stdin: {error}") from error
+    print(answer.decode())
+
+
+@app.command()
+def rewrite(
+    file: Annotated[str, typer.Option("--file", "-f", help="YAML manifest, of one document or several; - for stdin.")],
+    kv_bytes: Annotated[int, typer.Option(min=1, help="Size of the KV cache in bytes per GPU.")],
+    utilization: Annotated[
+        float | None, typer.Option(help="Fraction of the GPU's memory that vLLM may claim, above 0 and at most 1.")
+    ] = None,
+    output: Annotated[ManifestOutput, typer.Option("--output", "-o", help="What to print.")] = ManifestOutput.DIFF,
+) -> None:
+    """Show what the webhook would change in the pods of a manifest."""
+    from vllm_rightsizer.rewriting import rewrite_manifest
+
+    if utilization is not None and not 0 < utilization <= 1:
+        raise UsageError(f"--utilization {utilization} is no fraction of the memory: give one above 0 and at most 1")
+    name = "stdin" if file == "-" else file
+    text = _text_of(file)
+    manifest = rewrite_manifest(text, name, kv_bytes, None if utilization is None else f"{utilization:.4f}")
+    sys.stdout.write(manifest.diff(name.lstrip("/")) if output is ManifestOutput.DIFF else manifest.after)
+    for note in manifest.notes:
+        print(f"left alone: {note}", file=sys.stderr)
+    if manifest.before.rstrip() != text.rstrip():
+        print(f"{name} is laid out in another way than it is written here: see indentation and blanks", file=sys.stderr)
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(help="Name of the VLLMRecommendation.")],
+    objects: Objects,
+    history: Annotated[Path, typer.Option(help="File in which the recommender keeps its measurements.")],
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
+    output: Annotated[
+        ExplanationOutput, typer.Option("--output", "-o", help="What to print.")
+    ] = ExplanationOutput.TEXT,
+) -> None:
+    """Show every sample, rule and bound behind one recommendation."""
+    from vllm_rightsizer.explaining import print_explanation
+
+    print_explanation(objects, history, namespace, name, as_json=output is ExplanationOutput.JSON)
+
+
+def _text_of(file: str) -> str:
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is no text: {error.reason} at byte {error.start}") from error
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is said in one message, without a traceback."""
+    try:
+        app()
+    except UserError as error:
+        print(f"vllm-rightsizer: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except BrokenPipeError:
+        # The reader of our output has seen enough. Python would complain once more while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None

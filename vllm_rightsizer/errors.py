@@ -1,0 +1,18 @@
+"""What goes wrong for reasons that the user can see and mend."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Ends the program with its message alone: what is wrong, where, and what to do about it."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class UsageError(UserError):
+    """The command line or an input file asks for something that cannot be."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, exit_code=2)

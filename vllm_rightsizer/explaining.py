@@ -1,0 +1,152 @@
+"""`vllm-rightsizer explain`: every sample, rule and bound of one recommendation, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from recommender.api.object_store import FileObjectStore
+from recommender.api.units import format_bytes
+from recommender.explanations import Explanation, IntervalRow, NothingToExplainError, explain
+from recommender.history_files import HistoryError
+from vllm_rightsizer.errors import UsageError, UserError
+
+_WIDTH_WITHOUT_TERMINAL = 200
+
+
+def print_explanation(objects: Path, history: Path, namespace: str, name: str, *, as_json: bool) -> None:
+    """Print why the recommendation `name` is what it is."""
+    if not objects.is_dir():
+        raise UsageError(f"--objects {objects} is no folder; give the one in which the objects lie")
+    try:
+        explanation = explain(FileObjectStore(objects), history, namespace, name)
+    except NothingToExplainError as error:
+        raise UsageError(str(error)) from error
+    except HistoryError as error:
+        raise UserError(str(error)) from error
+    if as_json:
+        print(json.dumps(explanation.to_json(), indent=2))
+        return
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDTH_WITHOUT_TERMINAL
+    _print(console, explanation)
+
+
+def _print(console: Console, explanation: Explanation) -> None:
+    recommendation = explanation.recommendation
+    status, reference = recommendation.status, recommendation.spec.target_ref
+    console.print(
+        f"[bold]{reference.kind} {reference.name}[/], container {reference.container}, "
+        f"in {recommendation.metadata.namespace}, as of {explanation.at}",
+        highlight=False,
+    )
+    if status.target is None:
+        console.print("Nothing is recommended.")
+    else:
+        console.print(
+            f"Recommended: [bold]{format_bytes(status.target.kv_bytes)}[/] of KV cache, "
+            f"{status.target.kv_blocks} blocks; decided by [bold]{explanation.decided_by}[/]",
+            highlight=False,
+        )
+        console.print(f"  {' '.join(status.target.flags)}", highlight=False)
+    if explanation.decision:
+        console.print(f"  {escape(explanation.decision)}", highlight=False)
+    if explanation.policy_fault:
+        console.print(f"[red]Policy: {escape(explanation.policy_fault)}[/]")
+    _settings(console, explanation)
+    _guards(console, explanation)
+    _bounds(console, explanation)
+    _curve(console, explanation)
+    _samples(console, explanation)
+    _conditions(console, explanation)
+
+
+def _settings(console: Console, explanation: Explanation) -> None:
+    status = explanation.recommendation.status
+    table = _table("Settings", "", "value", "from")
+    for name, resolved in (("automation", status.automation), ("policy", status.policy)):
+        if resolved is not None:
+            table.add_row(name, resolved.value, resolved.source)
+    if explanation.policy is not None:
+        for name, value in explanation.policy.to_json().items():
+            table.add_row(f"  {name}", json.dumps(value) if isinstance(value, dict) else str(value), "")
+    _print_rows(console, table)
+
+
+def _guards(console: Console, explanation: Explanation) -> None:
+    table = _table("Guards: without these nothing is made smaller", "", "", "")
+    for guard in explanation.guards:
+        table.add_row("[green]✓[/]" if guard.passed else "[red]✗[/]", guard.name, escape(guard.message))
+    _print_rows(console, table)
+
+
+def _bounds(console: Console, explanation: Explanation) -> None:
+    table = _table("Bounds", "", "KV cache", "why")
+    for bound in explanation.recommendation.status.bounds:
+        mark = "[bold]" if bound.name == explanation.decided_by else ""
+        table.add_row(f"{mark}{bound.name}", f"{mark}{format_bytes(bound.kv_bytes)}", escape(bound.message))
+    if explanation.candidates:
+        least, most = format_bytes(min(explanation.candidates)), format_bytes(max(explanation.candidates))
+        count = len(explanation.candidates)
+        table.add_row(
+            "asked for lately", f"{least} to {most}", f"what the last {count} evaluations came to by themselves"
+        )
+    _print_rows(console, table)
+
+
+def _curve(console: Console, explanation: Explanation) -> None:
+    table = _table("Hit rate by size of the KV cache", "KV cache", "hit rate", "loss, points")
+    for point in explanation.curve:
+        table.add_row(format_bytes(point.kv_bytes), f"{point.hit_rate:.2%}", f"{100 * point.loss:.2f}")
+    _print_rows(console, table)
+
+
+def _samples(console: Console, explanation: Explanation) -> None:
+    columns = ("from", "observed", "samples", "pool", "active", "demand", "requests", "tokens", "hits", "preempted")
+    for pod, engine in sorted({(row.pod, row.engine) for row in explanation.intervals}):
+        table = _table(f"Intervals of pod {pod}, engine {engine}", *columns, "blocked")
+        for row in explanation.intervals:
+            if (row.pod, row.engine) == (pod, engine):
+                table.add_row(*_cells(row))
+        _print_rows(console, table)
+
+
+def _cells(row: IntervalRow) -> tuple[str, ...]:
+    return (
+        row.start,
+        f"{row.covered_seconds:.0f} of {row.seconds:.0f} s",
+        str(row.samples),
+        format_bytes(row.kv_capacity_bytes),
+        format_bytes(row.kv_active_peak_bytes),
+        format_bytes(row.kv_demand_peak_bytes),
+        str(row.requests),
+        str(row.lookup_tokens),
+        f"{row.hit_tokens / row.lookup_tokens:.1%}" if row.lookup_tokens else "",
+        str(row.preemptions),
+        str(row.admissions_blocked),
+    )
+
+
+def _conditions(console: Console, explanation: Explanation) -> None:
+    table = _table("Conditions", "", "", "reason", "message")
+    for condition in explanation.recommendation.status.conditions:
+        table.add_row(condition.type, condition.status, condition.reason, escape(condition.message))
+    _print_rows(console, table)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print_rows(console: Console, table: Table) -> None:
+    if table.row_count:
+        console.print()
+        console.print(table)
