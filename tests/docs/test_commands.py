@@ -1,0 +1,105 @@
+"""Every command that README and docs show is run, in the order in which the page shows them.
+
+A page shows commands as ```` ```console ```` blocks, each line that starts with `$ `. All blocks of one page run in one
+shell and one folder, so that a later command may use what an earlier one wrote. A block that must be true to the letter
+shows its output below the command: it is compared. A command that ends in `&` is a server: it
+must still run a while later, and end cleanly when the page is done.
+
+`make` targets that set up or test the project itself would call this test again: for those it is checked that the
+target exists and that its recipe can be read. `make demo` is run for real by tests/demo, and so is what a page shows of
+the demo's results; `make test` by CI.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SERVER_SECONDS = 5.0
+BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def _steps(page: Path) -> list[tuple[str, str]]:
+    """Each command of the page with the output that the page shows for it (often none)."""
+    steps: list[tuple[str, str]] = []
+    for block in BLOCK.findall(page.read_text()):
+        command, output = "", ""
+        for line in block.splitlines(keepends=True):
+            if line.startswith("$ ") or command.endswith("\\\n"):
+                if line.startswith("$ ") and command:
+                    steps.append((command, output))
+                    command, output = "", ""
+                command += line.removeprefix("$ ") if line.startswith("$ ") else line.removeprefix("> ")
+            else:
+                output += line
+        assert command, f"{page.name}: a console block without a command:\n{block}"
+        steps.append((command, output))
+    return steps
+
+
+def _run(command: str, folder: Path, environment: dict[str, str], background: list[subprocess.Popen[bytes]]) -> str:
+    if command.rstrip().endswith("&"):
+        background.append(
+            subprocess.Popen(
+                ["bash", "-c", "exec " + command.rstrip().removesuffix("&")],
+                cwd=folder,
+                env=environment,
+                start_new_session=True,
+            )
+        )
+        return ""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command.strip()}\nexit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_run_as_shown(page: Path, tmp_path: Path) -> None:
+    if (ROOT / "deploy" / "examples").is_dir():
+        shutil.copytree(ROOT / "deploy" / "examples", tmp_path / "deploy" / "examples")
+    environment = {**os.environ, "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}", "COLUMNS": "120"}
+    background: list[subprocess.Popen[bytes]] = []
+    try:
+        for command, shown in _steps(page):
+            if "build/demo/" in command:
+                continue
+            if command.startswith("make "):
+                subprocess.run(["make", "-n", *command.split()[1:]], cwd=ROOT, capture_output=True, check=True)
+                continue
+            output = _run(command, tmp_path, environment, background)
+            if shown.strip():
+                assert shown.strip() == output.strip(), command
+        if background:
+            time.sleep(SERVER_SECONDS)
+        for process in background:
+            assert process.poll() is None, f"{process.args} ended by itself"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 0, process.args
+    finally:
+        for process in background:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def test_readme_has_both_commands_and_they_are_found() -> None:
+    commands = [command.strip() for command, _ in _steps(ROOT / "README.md")]
+    assert "make demo" in commands
+    assert "make test" in commands
