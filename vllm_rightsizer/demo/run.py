@@ -12,9 +12,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recommender.api.recommendations import Target, VLLMRecommendation
+from recommender.api.recommendations import Bound, Target, VLLMRecommendation
 from recommender.api.units import format_bytes
+from recommender.bounds import DEMAND, FLOOR, HIT_RATE, MIN_KV
 from vllm_rightsizer.demo import pattern, picture, report
+from vllm_rightsizer.demo.cluster import Admitted
 from vllm_rightsizer.demo.interrupts import StoppedError, stopping_on_signals
 from vllm_rightsizer.demo.machine import utilization_for_pool, vllm_version
 from vllm_rightsizer.demo.results import Result
@@ -81,14 +83,16 @@ def _tell(stage: Stage, seed: int, started: float) -> Result:
     stage.say(f"   hit rate {before.hit_rate:.2%}; in use at most {before.usage_p99:.1%} of the pool (p99)")
 
     stage.say("\n3  The recommender sizes what the plugin has measured.")
-    target, why = stage.wait_for(
+    target, asked_by = stage.wait_for(
         lambda: target_of(stage.recommendation(), before.plugin.requests), "a recommendation from all requests"
     )
     stage.say(f"   {format_bytes(target.kv_bytes)} instead of {format_bytes(before.pool_bytes)}")
-    stage.say(f"   {target.bound_by}: {why}")
+    stage.say(f"   {asked_by.name}: {asked_by.message}")
 
     stage.say("\n4  The next pod is admitted: the webhook writes the sizes. vLLM starts again.")
-    second = stage.wait_for(stage.admit_with_sizes, "the webhook to apply the recommendation")
+    second, target = stage.wait_for(
+        lambda: _admitted_as_recommended(stage, before.plugin.requests), "the webhook to apply the recommendation"
+    )
     _say_sizes(stage, stage.arguments(second))
     pod.stop()
     stage.start_pod(second)
@@ -110,12 +114,22 @@ def reporting(recommendation: VLLMRecommendation | None) -> VLLMRecommendation |
     return recommendation
 
 
-def target_of(recommendation: VLLMRecommendation | None, requests: int) -> tuple[Target, str] | None:
-    """The recommended size and the sentence of the rule that decided it, once it is made from all `requests`."""
+def target_of(recommendation: VLLMRecommendation | None, requests: int) -> tuple[Target, Bound] | None:
+    """The recommended size and the rule that asked for most, once they are made from all `requests`."""
     if recommendation is None:
         return None
     status = recommendation.status
     if status.measured is None or status.target is None or status.measured.requests < requests:
         return None
-    decided_by = status.target.bound_by
-    return status.target, next((bound.message for bound in status.bounds if bound.name == decided_by), "")
+    asking = [bound for bound in status.bounds if bound.name in (HIT_RATE, DEMAND, FLOOR, MIN_KV)]
+    return (status.target, max(asking, key=lambda bound: bound.kv_bytes)) if asking else None
+
+
+def _admitted_as_recommended(stage: Stage, requests: int) -> tuple[Admitted, Target] | None:
+    """The next pod and the target that it starts with: the window moves on, and a target may rise meanwhile."""
+    admitted = stage.admit_with_sizes()
+    found = target_of(stage.recommendation(), requests)
+    if admitted is None or found is None:
+        return None
+    target, _ = found
+    return (admitted, target) if set(target.flags) <= set(stage.arguments(admitted)) else None
