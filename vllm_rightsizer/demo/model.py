@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -65,13 +66,10 @@ def words() -> tuple[str, ...]:
 
 
 def model_folder() -> Path:
-    """The model in the user's cache; made at the first call, and anew when what belongs in it has changed."""
+    """Where the model lies in the user's cache: another place once what belongs in it has changed."""
     made_of = json.dumps([_CONFIG, _TOKENIZER_CONFIG, SPECIALS, words()]).encode()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-rightsizer"
-    folder = cache / f"tiny-llama-{hashlib.sha256(made_of).hexdigest()[:10]}"
-    if not folder.is_dir():
-        write_model(folder)
-    return folder
+    return cache / f"tiny-llama-{hashlib.sha256(made_of).hexdigest()[:10]}"
 
 
 def write_model(folder: Path) -> None:
@@ -103,3 +101,10 @@ def _tokenizer() -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
     return tokenizer
+
+
+if __name__ == "__main__":
+    # What the init container of the demo's pod runs, as others fetch a model there.
+    wanted = Path(sys.argv[1])
+    if not wanted.is_dir():
+        write_model(wanted)

@@ -19,7 +19,7 @@ CONTAINER = "vllm"
 MODEL_NAME = "tiny-llama"
 POLICY = "demo"
 
-_MODEL_MOUNT = "/models/tiny-llama"
+_MODELS_MOUNT = "/models"
 
 
 def policy() -> VLLMPolicy:
@@ -42,13 +42,24 @@ def namespace_objects() -> list[Raw]:
 
 
 def deployment(model: Path, version: str, port: int, sizing: list[str]) -> Raw:
-    """vLLM as its author would deploy it; `sizing` is what he says about its memory."""
+    """vLLM as its author would deploy it; `sizing` is what he says about its memory.
+
+    `model`: folder of this machine in which the init container leaves the model.
+    """
+    image = f"vllm/vllm-openai-cpu:v{version}"
+    mounted_model = f"{_MODELS_MOUNT}/{model.name}"
+    init_container = {
+        "name": "model",
+        "image": image,
+        "command": ["python", "-m", "vllm_rightsizer.demo.model", mounted_model],
+        "volumeMounts": [{"name": "models", "mountPath": _MODELS_MOUNT}],
+    }
     container = {
         "name": CONTAINER,
-        "image": f"vllm/vllm-openai-cpu:v{version}",
+        "image": image,
         "command": ["python", "-m", "vllm.entrypoints.openai.api_server"],
         "args": [
-            f"--model={_MODEL_MOUNT}",
+            f"--model={mounted_model}",
             "--served-model-name=$(MODEL_NAME)",
             "--host=127.0.0.1",
             f"--port={port}",
@@ -67,7 +78,7 @@ def deployment(model: Path, version: str, port: int, sizing: list[str]) -> Raw:
         ],
         "ports": [{"name": "http", "containerPort": port}],
         "readinessProbe": {"httpGet": {"path": "/health", "port": "http"}},
-        "volumeMounts": [{"name": "model", "mountPath": _MODEL_MOUNT, "readOnly": True}],
+        "volumeMounts": [{"name": "models", "mountPath": _MODELS_MOUNT, "readOnly": True}],
     }
     labels = {"app": DEPLOYMENT}
     return {
@@ -83,8 +94,11 @@ def deployment(model: Path, version: str, port: int, sizing: list[str]) -> Raw:
                     # One host is one size of memory: the webhook may then write the utilization too.
                     "nodeSelector": {"kubernetes.io/hostname": socket.gethostname()},
                     "terminationGracePeriodSeconds": 15,
+                    "initContainers": [init_container],
                     "containers": [container],
-                    "volumes": [{"name": "model", "hostPath": {"path": str(model), "type": "Directory"}}],
+                    "volumes": [
+                        {"name": "models", "hostPath": {"path": str(model.parent), "type": "DirectoryOrCreate"}}
+                    ],
                 },
             },
         },
