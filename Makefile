@@ -38,7 +38,7 @@ lint: venv
 	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n 8
 
 unit: venv
-	@$(BIN)/pytest --quiet -m "not engine and not demo"
+	@$(BIN)/pytest --quiet --numprocesses 2 -m "not engine and not demo"
 
 lock: ## compile requirements-dev.txt from pyproject.toml, without any registry's address
 	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-index-url --no-annotate \

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllm_rightsizer.demo.interrupts import uninterrupted
@@ -19,12 +19,15 @@ _KILL_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class _Entry:
-    """One process as /proc shows it; pid and start time together are never used twice."""
+    """One process as /proc shows it; pid and start time together are never used twice.
+
+    Parent and session change while it lives: when its parent ends, and when it leaves the session.
+    """
 
     pid: int
-    parent: int
-    session: int
     started: int
+    parent: int = field(compare=False)
+    session: int = field(compare=False)
 
     def send(self, number: int) -> None:
         if _entry(self.pid) == self:
@@ -42,7 +45,7 @@ def _entry(pid: int) -> _Entry | None:
     state, *fields = stat.rpartition(")")[2].split()
     if state in "ZX":
         return None
-    return _Entry(pid, parent=int(fields[0]), session=int(fields[2]), started=int(fields[18]))
+    return _Entry(pid, started=int(fields[18]), parent=int(fields[0]), session=int(fields[2]))
 
 
 def _entries() -> list[_Entry]:

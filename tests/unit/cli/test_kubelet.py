@@ -16,6 +16,7 @@ import pytest
 
 from recommender.api.object_store import FileObjectStore
 from vllm_rightsizer.demo.kubelet import Kubelet, PodFailedError
+from vllm_rightsizer.demo.processes import Program
 from vllm_rightsizer.errors import UserError
 
 SERVER = """
@@ -229,3 +230,22 @@ with stopping_on_signals():
 def test_signals_wait_while_a_process_is_started_or_stopped() -> None:
     done = subprocess.run([sys.executable, "-c", SHIELDED], capture_output=True, text=True, check=True, timeout=20)
     assert done.stdout == "still here\nthen SIGTERM\n"
+
+
+def test_an_orphan_that_was_seen_is_ended_too(tmp_path: Path) -> None:
+    """Its parent ends by itself, and it has left the session: nothing ties it to the program any more."""
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    orphan = f"{stubborn}; print('there', flush=True); time.sleep(600)"
+    parent = (
+        "import subprocess, sys, time; "
+        f"subprocess.Popen([sys.executable, '-c', {orphan!r}], start_new_session=True); time.sleep(600)"
+    )
+    program = Program([sys.executable, "-c", parent], env=dict(os.environ), folder=tmp_path, log=tmp_path / "log")
+    wait_until(lambda: "there" in (tmp_path / "log").read_text())
+    seen = program.alive()
+    assert len(seen) == 2
+    os.kill(program.pid, signal.SIGKILL)
+    wait_until(lambda: program.exit_code() is not None)
+    assert program.alive() == [pid for pid in seen if pid != program.pid]
+    program.stop(grace_seconds=0.2)
+    assert program.alive() == []

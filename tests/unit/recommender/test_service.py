@@ -42,7 +42,7 @@ def recommendation(store: FileObjectStore) -> VLLMRecommendation | None:
     return VLLMRecommendation.from_json(raw) if raw else None
 
 
-async def eventually(found: Callable[[], bool], seconds: float = 20) -> None:
+async def eventually(found: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not found():
             await asyncio.sleep(0.05)
