@@ -9,15 +9,12 @@ import socketserver
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable
 
 from vllm_plugin import page
 from vllm_plugin.guard import logger
 from vllm_plugin.names import DEFAULT_PORT, ENV_PORT
 from vllm_plugin.snapshots import SnapshotFolder, default_folder
-
-if TYPE_CHECKING:
-    from vllm_plugin.process import Process
 
 _PERIOD_SECONDS = 1.0
 _WORKER_PATIENCE_SECONDS = 10.0
@@ -39,8 +36,9 @@ class Exporter:
     of a multi-node engine), and hands over as soon as an engine shows up.
     """
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
+    def __init__(self, report: Callable[[], dict[str, Any]]) -> None:
+        """`report` gives this process's snapshot as it is now."""
+        self._report = report
         self._port = port_of(os.environ.get(ENV_PORT))
         self._folder: SnapshotFolder | None = None
         self._lock: int | None = None
@@ -63,7 +61,7 @@ class Exporter:
 
     def tick(self) -> None:
         """What is to be done once a second."""
-        report = self._process.report()
+        report = self._report()
         self._write(report)
         if not report["engines"] and not report["workers"]:
             return
@@ -78,7 +76,7 @@ class Exporter:
 
     def collect(self) -> str:
         """The page, with this process's figures of this moment."""
-        own = self._process.report()
+        own = self._report()
         own["started"] = 0
         return page.render([own, *(self._folder.others() if self._folder is not None else ())])
 

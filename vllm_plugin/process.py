@@ -34,7 +34,7 @@ class Process:
         with self._lock:
             if not self._exporting:
                 self._exporting = True
-                Exporter(self).start()
+                Exporter(self.report).start()
 
     def report(self) -> dict[str, Any]:
         """This process's snapshot as plain values; engines and workers without figures yet are left out."""

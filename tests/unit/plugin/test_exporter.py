@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,16 +211,6 @@ def test_ports(text: str | None, port: int) -> None:
 # --- Serving ------------------------------------------------------------------------------------------------------
 
 
-class FakeProcess:
-    """A process with the given report."""
-
-    def __init__(self, report: dict[str, Any]) -> None:
-        self._report = report
-
-    def report(self) -> dict[str, Any]:
-        return dict(self._report)
-
-
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> int:
     with socket.socket() as free:
@@ -248,7 +239,7 @@ def get(port: int, path: str = "/metrics") -> tuple[int, str]:
 
 
 def test_an_engine_serves_at_once(port: int, exporters: list[Exporter]) -> None:
-    exporters.append(Exporter(FakeProcess(snapshot(os.getpid(), engines=[engine()]))))  # type: ignore[arg-type]
+    exporters.append(Exporter(partial(snapshot, os.getpid(), engines=[engine()])))
     exporters[0].tick()
     status, text = get(port)
     assert status == 200
@@ -258,7 +249,7 @@ def test_an_engine_serves_at_once(port: int, exporters: list[Exporter]) -> None:
 
 
 def test_a_worker_waits_for_engines(port: int, exporters: list[Exporter]) -> None:
-    exporters.append(Exporter(FakeProcess(snapshot(os.getpid(), workers=[worker()]))))  # type: ignore[arg-type]
+    exporters.append(Exporter(partial(snapshot, os.getpid(), workers=[worker()])))
     exporters[0].tick()
     with pytest.raises(urllib.error.URLError):
         get(port)
@@ -276,7 +267,7 @@ def test_a_worker_waits_for_engines(port: int, exporters: list[Exporter]) -> Non
 
 def test_only_one_of_them_leads(port: int, exporters: list[Exporter]) -> None:
     for _ in range(2):
-        exporters.append(Exporter(FakeProcess(snapshot(os.getpid(), engines=[engine()]))))  # type: ignore[arg-type]
+        exporters.append(Exporter(partial(snapshot, os.getpid(), engines=[engine()])))
         exporters[-1].tick()
     assert [exporter._server is not None for exporter in exporters] == [True, False]
     exporters[0]._step_down()
@@ -287,7 +278,7 @@ def test_only_one_of_them_leads(port: int, exporters: list[Exporter]) -> None:
 def test_a_taken_port_is_said_once_and_tried_again(
     port: int, exporters: list[Exporter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    exporters.append(Exporter(FakeProcess(snapshot(os.getpid(), engines=[engine()]))))  # type: ignore[arg-type]
+    exporters.append(Exporter(partial(snapshot, os.getpid(), engines=[engine()])))
     with socket.socket(socket.AF_INET6) as other:
         other.bind(("::", port))
         other.listen()
@@ -304,6 +295,6 @@ def test_without_a_folder_a_process_shows_itself(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(names.ENV_DIR, str(tmp_path / "file" / "folder"))
-    exporters.append(Exporter(FakeProcess(snapshot(os.getpid(), engines=[engine()]))))  # type: ignore[arg-type]
+    exporters.append(Exporter(partial(snapshot, os.getpid(), engines=[engine()])))
     exporters[0].tick()
     assert get(port)[0] == 200
