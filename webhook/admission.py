@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from recommender.api.workloads import workload_of
 from webhook.changes import change_pod
 from webhook.detection import Engine, detect
 from webhook.injection import refusal
 from webhook.knowledge import Knowledge
+from webhook.misspellings import misspelt
 from webhook.patches import Patch, Raw
 from webhook.records import applied, record
 from webhook.reviews import Outcome, Reason, answer, uid_of
@@ -99,8 +101,13 @@ def decide_pod(pod: Raw, namespace: str, knowledge: Knowledge, settings: Injecti
         reason,
         "; ".join([*done, *(choice.reason for choice in skipped)]),
         change.operations,
-        tuple(choice.reason for choice in skipped if choice.warns),
+        (*(choice.reason for choice in skipped if choice.warns), *refused_options(detection.engines)),
     )
+
+
+def refused_options(engines: Sequence[Engine]) -> list[str]:
+    """What the authors of `engines` misspelt; they have to mend it, since vLLM will not start with it."""
+    return [f"{engine.name}: {sentence}" for engine in engines for sentence in misspelt(engine.arguments.vector)]
 
 
 def _shown_only(engine: Engine, choice: Sizes | Skipped) -> Sizes | Skipped:

@@ -39,17 +39,27 @@ def sizing_flags(kv_bytes: int | None, utilization: str | None) -> tuple[str, ..
     return tuple(flags)
 
 
-def rewrite(arguments: Arguments, start: int, flags: Sequence[str], previous: Sequence[str] = ()) -> Arguments:
+def rewrite(
+    arguments: Arguments,
+    start: int,
+    flags: Sequence[str],
+    previous: Sequence[str] = (),
+    *,
+    behind_separator: bool = False,
+) -> Arguments:
     """`arguments` with `flags` last among vLLM's own, which begin at `start` of the vector.
 
     `previous`: what an earlier pass appended; it is replaced. Doing it again changes nothing.
 
-    Last means before a `--`: what follows that is no option any more. New tokens go to `args`, also where only
+    Last means before a `--`: what follows that is no option any more; or after it, where `behind_separator` says that
+    the engine reads only that. New tokens go to `args`, also where only
     `command` is set: Kubernetes then runs both in a row, and the image's own CMD is out of play already.
     """
     command, args = arguments.command, list(arguments.args)
     vector = arguments.vector
-    end = next((at for at in range(start, len(vector)) if vector[at] == _TERMINATOR), len(vector))
+    end = len(vector)
+    if not behind_separator:
+        end = next((at for at in range(start, end) if vector[at] == _TERMINATOR), end)
     if end < len(command):
         # The `--` stands in the command, so the flags have to go there too.
         own = list(command)

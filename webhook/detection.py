@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recommender.api.sizing_flags import GPU_MEMORY_UTILIZATION, sizing_flag
 from vllm_plugin.names import ANNOTATION_CONTAINER
 from webhook.argv import Arguments
-from webhook.images import hides_arguments, runs_vllm, serves_with_vllm
-from webhook.launches import Form, Launch, launch_of
+from webhook.hints import looks_like_engine_options, speaks_for_vllm, starts_vllm_by_itself
+from webhook.images import hides_arguments, runs_vllm
+from webhook.launches import HIDDEN, OTHER, Form, Launch, launch_of
 from webhook.patches import Path, Raw
 
-_HIDDEN = Launch(Form.HIDDEN)
-_ACCELERATORS = ("/gpu", "/tpu", "/gpumem", "/gpu-mem", "/vgpu-number", "/i915", "/xe", "/mig-")
+_KUBERNETES_REFERENCE = re.compile(r"(?<!\$)\$\(([A-Za-z_.-][\w.-]*)\)")
+
+_LONGEST = 8 * 1024
+_MOST = 16
+_ROOM = 1024 * 1024
+"""Characters of one value, references of one item, characters of all items, for reading only."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def detect(pod: Raw) -> Detection:
             continue
         launch = _launch(container)
         if named and launch.form is Form.OTHER:
-            launch = _HIDDEN
+            launch = HIDDEN
         if launch.form in (Form.ARGUMENTS, Form.HIDDEN):
             found.append(Engine(str(container.get("name")), path, container, arguments_of(container), launch))
     if found:
@@ -88,35 +93,43 @@ def _containers(pod: Raw) -> Iterator[tuple[Path, Raw]]:
 
 def _launch(container: Raw) -> Launch:
     """How `container` starts vLLM; `OTHER` where it does not, or where nobody can tell."""
-    arguments = arguments_of(container)
+    values = _told_values(container)
+    as_written = arguments_of(container)
+    # Kubernetes puts values in before anything starts; an item stays one item, so that positions hold.
+    arguments = Arguments(_filled(as_written.command, values), _filled(as_written.args, values))
+    if "huggingface" in (_option(arguments.vector, "--backend") or ""):
+        # KServe's server then runs transformers alone, and drops vLLM's options in silence.
+        return OTHER
     image = str(container.get("image") or "")
     if not arguments.command:
-        return _from_image(container, image, arguments.args)
-    launch = launch_of(arguments.command + arguments.args)
+        return _from_image(container, image, arguments, values)
+    launch = launch_of(arguments.vector, values)
     if launch.form is not Form.UNKNOWN:
         return launch
     if launch.start is not None and runs_vllm(image):
         return Launch(Form.ARGUMENTS, launch.start, launch.ignores_pythonpath)
-    return _guess(container, image, arguments, launch)
+    return _guess(container, arguments, launch)
 
 
-def _from_image(container: Raw, image: str, args: tuple[str, ...]) -> Launch:
-    """No command: the image's entrypoint runs, with `args` or with the image's own."""
+def _from_image(container: Raw, image: str, arguments: Arguments, values: Mapping[str, str]) -> Launch:
+    """No command: the image's entrypoint runs, with the pod's `args` or with the image's own."""
+    args = arguments.args
     if not args:
         # The image's CMD may hold all of vLLM's options, and an args list would displace it.
-        likely = runs_vllm(image) or serves_with_vllm(image)
-        return _HIDDEN if likely and _asks_for_accelerator(container) else Launch(Form.OTHER)
-    launch = launch_of(args)
+        return HIDDEN if starts_vllm_by_itself(container) else OTHER
+    launch = launch_of(args, values)
     if launch.form in (Form.ARGUMENTS, Form.HIDDEN):
         # An entrypoint that runs what it is given, as tini does and NVIDIA's images do.
         return launch
     if not runs_vllm(image) or hides_arguments(image):
-        return _guess(container, image, Arguments((), args), launch)
+        if launch.form is Form.UNKNOWN or args[0].startswith("-") or _is_model(args[0]):
+            return _guess(container, arguments, launch)
+        return OTHER
     if args[0] == "serve":
         return Launch(Form.ARGUMENTS, 1)
-    if args[0].startswith("-") or _is_model(args[0]):
+    if _is_model(args[0]) or (args[0].startswith("-") and looks_like_engine_options(args)):
         return Launch(Form.ARGUMENTS, 0)
-    return launch
+    return OTHER if launch.form is Form.OTHER else _guess(container, arguments, launch)
 
 
 def _is_model(word: str) -> bool:
@@ -124,20 +137,43 @@ def _is_model(word: str) -> bool:
     return ("/" in word or word.startswith("$(")) and not word.endswith((".sh", ".bash", ".py"))
 
 
-def _guess(container: Raw, image: str, arguments: Arguments, launch: Launch) -> Launch:
-    """A program that may start vLLM out of sight: does the image, an option or the environment say so?"""
-    sized = any(sizing_flag(token) == GPU_MEMORY_UTILIZATION for token in arguments.vector)
-    told = any(str(entry.get("name", "")).startswith("VLLM_") for entry in container.get("env") or ())
-    likely = serves_with_vllm(image) and (_asks_for_accelerator(container) or told)
-    if sized or likely or (told and runs_vllm(image)):
+def _guess(container: Raw, arguments: Arguments, launch: Launch) -> Launch:
+    """A program that may start vLLM out of sight."""
+    if speaks_for_vllm(container, arguments):
         return Launch(Form.HIDDEN, ignores_pythonpath=launch.ignores_pythonpath)
-    return Launch(Form.OTHER)
+    return OTHER
 
 
-def _asks_for_accelerator(container: Raw) -> bool:
-    resources = container.get("resources") or {}
-    names = {*(resources.get("requests") or {}), *(resources.get("limits") or {})}
-    return any(mark in name for name in names for mark in _ACCELERATORS)
+def _told_values(container: Raw) -> dict[str, str]:
+    """The variables whose values stand in the pod."""
+    return {
+        str(entry.get("name")): str(entry["value"])
+        for entry in container.get("env") or ()
+        if entry.get("value") is not None
+    }
+
+
+def _filled(tokens: tuple[str, ...], values: Mapping[str, str]) -> tuple[str, ...]:
+    """`tokens` with the values put in, as far as they stay short: nobody may make the webhook write out gigabytes."""
+    filled: list[str] = []
+    room = _ROOM
+    for token in tokens:
+        text = token
+        if "$(" in token and room > 0:
+            text = _KUBERNETES_REFERENCE.sub(lambda found: values.get(found[1], found[0])[:_LONGEST], token, _MOST)
+            room -= len(text)
+        filled.append(text)
+    return tuple(filled)
+
+
+def _option(tokens: tuple[str, ...], name: str) -> str | None:
+    """The value of the option `name`, in one piece or in two."""
+    for at, token in enumerate(tokens):
+        if token.startswith(f"{name}="):
+            return token.partition("=")[2]
+        if token == name:
+            return "".join(tokens[at + 1 : at + 2])
+    return None
 
 
 def _strings(value: Any) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import jsonpatch
 
 from recommender.api.automation import resolve_automation
+from webhook.admission import refused_options
 from webhook.changes import change_pod
 from webhook.detection import detect
 from webhook.injection import refusal
@@ -85,6 +86,7 @@ def _rewrite_template(
     if refused is not None:
         skipped.append(f"{template.place}: no plugin, nothing is sized: {refused}")
         return
+    skipped += [f"{template.place}, container {sentence}" for sentence in refused_options(detection.engines)]
     choices: dict[str, Sizes | Skipped] = {}
     for engine in detection.engines:
         if engine.launch.form is not Form.ARGUMENTS and not with_plugin:

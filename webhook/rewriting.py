@@ -19,7 +19,13 @@ def write_sizes(engine: Engine, patch: Patch, sizes: Sizes, previous: Sequence[s
     earlier_flags = [item for item in previous if item.startswith("--")]
     changed = False
     if engine.launch.start is not None:
-        wanted = rewrite(engine.arguments, engine.launch.start, sizes.flags, earlier_flags)
+        wanted = rewrite(
+            engine.arguments,
+            engine.launch.start,
+            sizes.flags,
+            earlier_flags,
+            behind_separator=engine.launch.behind_separator,
+        )
         for key, now, before in (
             ("command", wanted.command, engine.arguments.command),
             ("args", wanted.args, engine.arguments.args),

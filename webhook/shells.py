@@ -2,36 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 _SEPARATORS = frozenset(";|&()\n`")
 _REDIRECTIONS = frozenset("<>")
 _BLANKS = frozenset(" \t\r")
-_KEYWORDS = frozenset(("if", "then", "elif", "else", "while", "until", "do", "!", "{", "}", "time", "fi", "done"))
+_KEYWORDS = frozenset(
+    (
+        *("if", "then", "elif", "else", "fi", "while", "until", "do", "done", "!", "{", "}", "time"),
+        *("export", "local", "readonly"),
+    )
+)
 _PREFIXES = frozenset(("exec", "command", "builtin"))
 _LONGEST = 128 * 1024
 """Characters. Linux starts nothing with a longer argument."""
 
 
-def simple_commands(script: str) -> list[list[str]]:
-    """The commands of `script` as lists of words, without quotes, comments, keywords and leading assignments.
-
-    A reading, not a shell: expansions stay as written (`$MODEL`), here-documents and functions are not followed.
+@dataclass(frozen=True)
+class Script:
+    """A script as it reads, not as it runs: expansions stay as written (`$MODEL`), functions are not followed, and
+    the text of here-documents counts as commands.
     """
+
+    commands: list[list[str]]
+    """Lists of words, without quotes, comments, keywords and leading assignments."""
+    assignments: Mapping[str, str]
+    """What the script's variables are set to, the last of several."""
+
+
+def read_script(text: str) -> Script:
     commands: list[list[str]] = [[]]
-    for word in _words(script[:_LONGEST]):
+    assignments: dict[str, str] = {}
+    for word in _words(text[:_LONGEST]):
         if word is None:
             commands.append([])
         else:
             commands[-1].append(word)
-    return [stripped for stripped in map(_without_preface, commands) if stripped]
+    stripped = [_without_preface(words, assignments) for words in commands]
+    return Script([words for words in stripped if words], assignments)
 
 
-def _without_preface(words: list[str]) -> list[str]:
+def _without_preface(words: list[str], assignments: dict[str, str]) -> list[str]:
     start = 0
     while start < len(words):
         word = words[start]
-        name = word.partition("=")[0]
-        is_assignment = "=" in word and name.isidentifier()
-        if not (word in _KEYWORDS or word in _PREFIXES or is_assignment):
+        name, equals, value = word.partition("=")
+        is_assignment = bool(equals) and name.isidentifier()
+        if is_assignment:
+            assignments[name] = value
+        elif word not in _KEYWORDS and word not in _PREFIXES:
             break
         start += 1
     return words[start:]

@@ -14,6 +14,7 @@ from vllm_plugin.names import (
     ENV_GPU_MEMORY_UTILIZATION,
     ENV_KV_BYTES,
 )
+from webhook.accelerators import other_meaning
 from webhook.argv import NUM_GPU_BLOCKS_OVERRIDE, explicit_kv_option, sizing_flags, without
 from webhook.detection import Engine, variable
 from webhook.knowledge import Recommended
@@ -64,6 +65,9 @@ def choose(
     kvcached = variable(engine.container, "ENABLE_KVCACHED")
     if kvcached is not None and flag(str(kvcached.get("value"))):
         return Skipped("kvcached sizes this container's KV cache while it runs")
+    meaning = other_meaning(engine.container)
+    if meaning is not None:
+        return Skipped(f"{engine.name} runs on the CPU, where {meaning}")
     fixed = fixed_by_user(engine, previous)
     if fixed is not None and automation.enabled_source not in ("pod", "workload"):
         return Skipped(

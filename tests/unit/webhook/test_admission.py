@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from typing import Any
@@ -300,7 +301,12 @@ def test_any_json_is_allowed(value: Any) -> None:
 def test_any_damage_to_a_pod_is_allowed(data: st.DataObject) -> None:
     """One field anywhere in a real pod becomes anything: the pod is allowed, and what patch there is applies."""
     whole = pod(
-        {**MAIN, "env": [{"name": "PYTHONPATH", "value": "/a"}], "ports": [{"containerPort": 80}], "volumeMounts": []},
+        {
+            **copy.deepcopy(MAIN),
+            "env": [{"name": "PYTHONPATH", "value": "/a"}],
+            "ports": [{"containerPort": 80}],
+            "volumeMounts": [],
+        },
         annotations={"a": "b"},
     )
     knowledge = knowing(whole)

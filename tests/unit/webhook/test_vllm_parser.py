@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from webhook_cases import FORMS, KV_BYTES, UTILIZATION, Form
+from webhook_cases import KV_BYTES, UTILIZATION, Form
+from webhook_wild_forms import ALL_FORMS
 
 from webhook.argv import Arguments, rewrite, sizing_flags
+from webhook.misspellings import misspelt
 
 pytestmark = pytest.mark.engine
 
@@ -34,7 +36,9 @@ def _expanded(token: str) -> str:
     return token
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if isinstance(form.becomes, list)], ids=lambda form: form.name)
+@pytest.mark.parametrize(
+    "form", [form for form in ALL_FORMS if isinstance(form.becomes, list)], ids=lambda form: form.name
+)
 def test_form_ends_with_our_values(form: Form) -> None:
     assert isinstance(form.becomes, list)
     parsed = _parser().parse_args([_expanded(token) for token in form.becomes[form.vllm_from :]])
@@ -42,48 +46,67 @@ def test_form_ends_with_our_values(form: Form) -> None:
     assert parsed.kv_cache_memory_bytes == KV_BYTES
 
 
-_options = st.sampled_from(
-    [
-        ["--port", "8001"],
-        ["--max-model-len=4096"],
-        ["--max_num_seqs", "8"],
-        ["--served-model-name", "a", "b"],
-        ["--api-key", "x"],
-        ["--enforce-eager"],
-        ["--hf-token"],
-        ["--gpu-memory-utilization", "0.5"],
-        ["--gpu_memory_utilization=0.7"],
-        ["--gpu", "0.3"],
-        ["--kv-cache-memory-bytes", "1G"],
-        ["--kv-cache-mem=2M"],
-        ["--lora-modules", "a=/b"],
-        ["--override-generation-config.temperature", "0.5"],
-        ["-O3"],
-        ["-tp", "2"],
-        ["--cudagraph-capture-sizes", "1", "2"],
-    ]
-)
+@cache
+def _options() -> list[tuple[str, ...]]:
+    """Every option of vLLM's parser with a value that it takes alone, in the spellings that it takes."""
+    accepted: list[tuple[str, ...]] = [("--gpu", "0.3"), ("--kv-cache-memory-bytes", "1G"), ("--kv-cache-mem=2M",)]
+    for action in _parser()._actions:
+        for option in action.option_strings:
+            if option in ("-h", "--help", "--model", "--config") or not _is_taken(option, action, accepted):
+                continue
+    return accepted
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-@given(options=st.lists(_options, max_size=6), model_first=st.booleans(), terminated=st.booleans())
-def test_only_the_two_values_differ(options: list[list[str]], model_first: bool, terminated: bool) -> None:
-    flat = [token for option in options for token in option]
-    if terminated:
-        tokens = [*flat, "--", "org/model"]
-    elif model_first:
-        tokens = ["org/model", *flat]
+def _is_taken(option: str, action: argparse.Action, accepted: list[tuple[str, ...]]) -> bool:
+    if action.nargs == 0:
+        values: list[str | None] = [None]
     else:
-        tokens = [*flat, "--model=org/model"]
+        values = [str(choice) for choice in action.choices or ()][:2] or ["1", "0.5", "auto", "a=/b", '{"a": 1}']
+    for value in values:
+        tokens = (option,) if value is None else (option, value)
+        try:
+            _values(["--model=org/model", *tokens])
+        except (SystemExit, ValueError):
+            continue
+        accepted.append(tokens)
+        if option.startswith("--"):
+            accepted.append((option.replace("-", "_").replace("__", "--", 1), *tokens[1:]))
+            if value is not None:
+                accepted.append((f"{option}={value}",))
+                # An abbreviation; where it is ambiguous, the parser refuses it and the list is not tried.
+                accepted.append((option[:-2], value))
+        return True
+    return False
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(data=st.data(), place=st.sampled_from(["first", "last", "option", "terminated"]), split=st.integers(0, 4))
+def test_only_the_two_values_differ(data: st.DataObject, place: str, split: int) -> None:
+    options = data.draw(st.lists(st.sampled_from(_options()), max_size=6))
+    flat = [token for option in options for token in option]
+    tokens = {
+        "first": ["org/model", *flat],
+        "last": [*flat, "org/model"],
+        "option": [*flat, "--model=org/model"],
+        "terminated": [*flat, "--", "org/model"],
+    }[place]
     try:
         before = _values(tokens)
-    except SystemExit:
+    except (SystemExit, ValueError):
         # vLLM refuses what the author wrote; whatever we append, it goes on doing so.
         assume(False)
-    rewritten = rewrite(Arguments((), tuple(tokens)), 0, sizing_flags(KV_BYTES, UTILIZATION))
-    after = _values(rewritten.args)
+    wanted = sizing_flags(KV_BYTES, UTILIZATION)
+    once = rewrite(Arguments(tuple(tokens[:split]), tuple(tokens[split:])), 0, wanted)
     expected = {**before, "gpu_memory_utilization": float(UTILIZATION), "kv_cache_memory_bytes": KV_BYTES}
-    assert after == expected
+    assert _values(once.vector) == expected
+    assert rewrite(once, 0, wanted) == once
+
+
+def test_no_option_of_vllms_counts_as_misspelt() -> None:
+    options = [option for action in _parser()._actions for option in action.option_strings]
+    assert len(options) > 200
+    assert misspelt(options) == []
+    assert misspelt([option.replace("-", "_").replace("__", "--", 1) for option in options]) == []
 
 
 def _values(tokens: Any) -> dict[str, Any]:

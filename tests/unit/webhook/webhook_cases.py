@@ -53,7 +53,7 @@ class Form:
         return built
 
 
-def _visible(
+def visible(
     name: str,
     before: list[str],
     command: list[str] | None,
@@ -71,61 +71,59 @@ def _visible(
 MODULE = ["python3", "-m", API_SERVER]
 
 FORMS: list[Form] = [
-    _visible("vllm serve, args", ["vllm", "serve"], ["vllm", "serve"], ["org/model", "--port=8000"]),
-    _visible("vllm serve, model in the command", ["vllm", "serve"], ["vllm", "serve", "org/model"], ["--port", "8000"]),
-    _visible("vllm serve, everything in the command", ["vllm", "serve"], ["vllm", "serve", "org/model"]),
-    _visible("vllm serve, args empty", ["vllm", "serve"], ["vllm", "serve", "org/model"], []),
-    _visible("vllm in the command, serve in args", ["vllm", "serve"], ["vllm"], ["serve", "org/model"]),
-    _visible("vllm by path", ["", ""], ["/opt/venv/bin/vllm", "serve", "org/model"]),
-    _visible("api server", MODULE, MODULE, ["--model", "org/model"]),
-    _visible("api server, all in the command", MODULE, [*MODULE, "--model", "org/model"]),
-    _visible("api server, all in args", MODULE, None, [*MODULE, "--model=org/model"]),
-    _visible("python by path and version", MODULE, ["/usr/bin/python3.12", "-m", API_SERVER], ["--model=m"]),
-    _visible(
+    visible("vllm serve, args", ["vllm", "serve"], ["vllm", "serve"], ["org/model", "--port=8000"]),
+    visible("vllm serve, model in the command", ["vllm", "serve"], ["vllm", "serve", "org/model"], ["--port", "8000"]),
+    visible("vllm serve, everything in the command", ["vllm", "serve"], ["vllm", "serve", "org/model"]),
+    visible("vllm serve, args empty", ["vllm", "serve"], ["vllm", "serve", "org/model"], []),
+    visible("vllm in the command, serve in args", ["vllm", "serve"], ["vllm"], ["serve", "org/model"]),
+    visible("vllm by path", ["", ""], ["/opt/venv/bin/vllm", "serve", "org/model"]),
+    visible("api server", MODULE, MODULE, ["--model", "org/model"]),
+    visible("api server, all in the command", MODULE, [*MODULE, "--model", "org/model"]),
+    visible("api server, all in args", MODULE, None, [*MODULE, "--model=org/model"]),
+    visible("python by path and version", MODULE, ["/usr/bin/python3.12", "-m", API_SERVER], ["--model=m"]),
+    visible(
         "python with options", ["", "", "", "", "", ""], ["python", "-u", "-X", "dev", "-m", API_SERVER, "--model=m"]
     ),
-    _visible("module glued to -m", ["", ""], ["python3", f"-m{API_SERVER}", "--model=m"]),
-    _visible(
+    visible("module glued to -m", ["", ""], ["python3", f"-m{API_SERVER}", "--model=m"]),
+    visible(
         "the launcher's module", MODULE, ["python3", "-m", "vllm.entrypoints.launchers.api_server.entry"], ["--model=m"]
     ),
-    _visible(
-        "the cli's module", ["", "", "", ""], ["python3", "-m", "vllm.entrypoints.cli.main", "serve", "org/model"]
-    ),
-    _visible("python on the vllm script", ["", "", ""], ["python3", "/usr/local/bin/vllm", "serve"], ["org/model"]),
-    _visible(
+    visible("the cli's module", ["", "", "", ""], ["python3", "-m", "vllm.entrypoints.cli.main", "serve", "org/model"]),
+    visible("python on the vllm script", ["", "", ""], ["python3", "/usr/local/bin/vllm", "serve"], ["org/model"]),
+    visible(
         "a copy of the api server",
         ["", ""],
         ["python3", "/workspace/api_server.py"],
         ["--model=m"],
         image="o/vllm-rocm",
     ),
-    _visible("args only", [], None, ["--model", "org/model"]),
-    _visible("args only, model first", [], None, ["org/model", "--port=8000"]),
-    _visible("args only, model by reference", [], None, ["$(MODEL_ID)", "--port=8000"]),
-    _visible("args only, serve first", ["serve"], None, ["serve", "org/model"]),
-    _visible("args only, by digest", [], None, ["--model=m"], image="host:5000/vllm/vllm-openai@sha256:0a"),
-    _visible("args only, command empty", [], [], ["--model=m"]),
-    _visible("utilization as two tokens", ["", ""], ["vllm", "serve", "m", "--gpu-memory-utilization", "0.95"]),
-    _visible("utilization with =", ["", ""], ["vllm", "serve", "m"], ["--gpu-memory-utilization=0.95", "--port=1"]),
-    _visible("utilization with underscores", ["", ""], ["vllm", "serve", "m"], ["--gpu_memory_utilization=0.95"]),
-    _visible("utilization abbreviated", ["", ""], ["vllm", "serve", "m"], ["--gpu-mem", "0.95"]),
-    _visible("utilization repeated", ["", ""], ["vllm", "serve", "m"], ["--gpu=0.1", "--gpu-memory-utilization=0.95"]),
-    _visible("utilization by reference", [], None, ["--model=m", "--gpu-memory-utilization=$(UTILIZATION)"]),
-    _visible("a list of values last", ["", ""], ["vllm", "serve", "m", "--served-model-name", "a", "b"]),
-    _visible("an optional value last", ["", ""], ["vllm", "serve", "m", "--hf-token"]),
-    _visible("a switch last", ["", ""], ["vllm", "serve", "m", "--enforce-eager"]),
-    _visible(
+    visible("args only", [], None, ["--model", "org/model"]),
+    visible("args only, model first", [], None, ["org/model", "--port=8000"]),
+    visible("args only, model by reference", [], None, ["$(MODEL_ID)", "--port=8000"]),
+    visible("args only, serve first", ["serve"], None, ["serve", "org/model"]),
+    visible("args only, by digest", [], None, ["--model=m"], image="host:5000/vllm/vllm-openai@sha256:0a"),
+    visible("args only, command empty", [], [], ["--model=m"]),
+    visible("utilization as two tokens", ["", ""], ["vllm", "serve", "m", "--gpu-memory-utilization", "0.95"]),
+    visible("utilization with =", ["", ""], ["vllm", "serve", "m"], ["--gpu-memory-utilization=0.95", "--port=1"]),
+    visible("utilization with underscores", ["", ""], ["vllm", "serve", "m"], ["--gpu_memory_utilization=0.95"]),
+    visible("utilization abbreviated", ["", ""], ["vllm", "serve", "m"], ["--gpu-mem", "0.95"]),
+    visible("utilization repeated", ["", ""], ["vllm", "serve", "m"], ["--gpu=0.1", "--gpu-memory-utilization=0.95"]),
+    visible("utilization by reference", [], None, ["--model=m", "--gpu-memory-utilization=$(UTILIZATION)"]),
+    visible("a list of values last", ["", ""], ["vllm", "serve", "m", "--served-model-name", "a", "b"]),
+    visible("an optional value last", ["", ""], ["vllm", "serve", "m", "--hf-token"]),
+    visible("a switch last", ["", ""], ["vllm", "serve", "m", "--enforce-eager"]),
+    visible(
         "json in an item", ["", ""], ["vllm", "serve", "m", "--override-generation-config", '{"temperature": 0.5}']
     ),
-    _visible("dotted option", ["", ""], ["vllm", "serve", "m"], ["--override-generation-config.temperature", "0.5"]),
-    _visible("terminator before the model", ["", ""], ["vllm", "serve"], ["--port=8000", "--", "m"], ["--", "m"]),
-    _visible("terminator in the command", ["", ""], ["vllm", "serve", "--"], ["m"], ["--", "m"]),
-    _visible("tini", ["", "", "", ""], ["tini", "--", "vllm", "serve", "m"]),
-    _visible("env with assignments", ["", "", "", ""], ["/usr/bin/env", "A=b", "vllm", "serve"], ["m"]),
-    _visible("numactl", ["", "", "", ""], ["numactl", "--interleave=all", "vllm", "serve", "m"]),
-    _visible("uv run", ["", "", "", ""], ["uv", "run", "vllm", "serve", "m"]),
-    _visible("shell that hands its parameters on", [""] * 4, ["sh", "-c", 'ulimit -n 9; vllm serve "$@"', "--"], ["m"]),
-    _visible("shell that execs its parameters", [""] * 6, ["bash", "-ec", 'exec "$@"', "sh", "vllm", "serve", "m"]),
+    visible("dotted option", ["", ""], ["vllm", "serve", "m"], ["--override-generation-config.temperature", "0.5"]),
+    visible("terminator before the model", ["", ""], ["vllm", "serve"], ["--port=8000", "--", "m"], ["--", "m"]),
+    visible("terminator in the command", ["", ""], ["vllm", "serve", "--"], ["m"], ["--", "m"]),
+    visible("tini", ["", "", "", ""], ["tini", "--", "vllm", "serve", "m"]),
+    visible("env with assignments", ["", "", "", ""], ["/usr/bin/env", "A=b", "vllm", "serve"], ["m"]),
+    visible("numactl", ["", "", "", ""], ["numactl", "--interleave=all", "vllm", "serve", "m"]),
+    visible("uv run", ["", "", "", ""], ["uv", "run", "vllm", "serve", "m"]),
+    visible("shell that hands its parameters on", [""] * 4, ["sh", "-c", 'ulimit -n 9; vllm serve "$@"', "--"], ["m"]),
+    visible("shell that execs its parameters", [""] * 6, ["bash", "-ec", 'exec "$@"', "sh", "vllm", "serve", "m"]),
     Form("sh -c", ["sh", "-c", "vllm serve org/model --port 8000"], None, ENVIRONMENT),
     Form("sh -c in args", ["/bin/sh", "-c"], ["exec vllm serve org/model \\\n --port 8000\n"], ENVIRONMENT),
     Form("bash -lc --", ["/bin/bash", "-lc", "--"], ["ulimit -n 65536; $RAY; vllm serve m"], ENVIRONMENT),
@@ -139,7 +137,7 @@ FORMS: list[Form] = [
     Form("shell with if", ["sh", "-c", "if true; then\n vllm serve m &\nelse echo no; fi; wait"], None, ENVIRONMENT),
     Form("shell with eval", ["sh", "-c", 'eval "vllm serve m $EXTRA"'], None, ENVIRONMENT),
     Form("shell in a shell", ["sh", "-c", "bash -lc 'vllm serve m'"], None, ENVIRONMENT),
-    Form("parameters, then options", ["sh", "-c", 'vllm serve "$@" --port 1', "sh"], ["m"], ENVIRONMENT),
+    visible("parameters, then options", [""] * 4, ["sh", "-c", 'vllm serve "$@" --port 1', "sh"], ["m"]),
     Form("parameters replaced", ["sh", "-c", 'set -- m; vllm serve "$@"', "sh"], ["x"], ENVIRONMENT),
     Form("two engines in a script", ["sh", "-c", "vllm serve a --port 1 & vllm serve b --port 2"], None, ENVIRONMENT),
     Form("assignments first", ["sh", "-c", "CUDA_VISIBLE_DEVICES=0 HF_HOME=/x vllm serve m"], None, ENVIRONMENT),

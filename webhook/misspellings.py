@@ -1,0 +1,52 @@
+"""Options that were meant to be one of vLLM's sizes, and that vLLM does not know."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+
+from recommender.api.sizing_flags import GPU_MEMORY_UTILIZATION, KV_CACHE_MEMORY_BYTES
+from webhook.argv import NUM_GPU_BLOCKS_OVERRIDE
+
+_MEANT = (GPU_MEMORY_UTILIZATION, KV_CACHE_MEMORY_BYTES, NUM_GPU_BLOCKS_OVERRIDE)
+_CLOSE = 0.87
+"""Likeness by difflib. None of vLLM's other options comes nearer to one of the three than 0.75."""
+_FARTHEST = 4
+"""Letters that a misspelt option may have too many or too few."""
+_MOST = 1000
+"""List items, and options of one item, that are looked at."""
+_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212-"
+_OPTION = re.compile(rf"(?<![\w{_DASHES}])[{_DASHES}]{{1,2}}[A-Za-z][\w-]*")
+_TWO_IN_ONE = re.compile(r"^(--[A-Za-z][\w-]*)\s+\S")
+
+
+def misspelt(tokens: Sequence[str]) -> list[str]:
+    """A sentence for each option in `tokens` (list items, or pieces of a shell string) that vLLM will refuse."""
+    found: list[str] = []
+    for token in tokens[:_MOST]:
+        is_option = token[:1] in tuple(_DASHES)
+        joined = _TWO_IN_ONE.match(token)
+        if joined is not None:
+            found.append(
+                f"the one item {token.strip()!r} holds an option and its value: write two items, or {joined[1]}=…"
+            )
+            continue
+        pieces = [token.partition("=")[0]] if is_option else _OPTION.findall(token)
+        for piece in pieces[:_MOST]:
+            meant = _meant_by(piece)
+            if meant is not None:
+                found.append(f"{piece} is no option of vLLM's: {meant} is")
+    return list(dict.fromkeys(found))
+
+
+def _meant_by(written: str) -> str | None:
+    name = "--" + written.lstrip(_DASHES).replace("_", "-")
+    dashes = written[: len(written) - len(written.lstrip(_DASHES))]
+    for option in _MEANT:
+        if option.startswith(name):
+            # An abbreviation, which vLLM takes; with other dashes than two plain ones it is none.
+            return option if dashes != "--" and name == option else None
+        if abs(len(name) - len(option)) <= _FARTHEST and SequenceMatcher(None, name, option).ratio() >= _CLOSE:
+            return option
+    return None
