@@ -1,0 +1,1 @@
+"""Measurements of this project, one module each: `python -m bench.NAME --json`."""
