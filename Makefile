@@ -6,7 +6,7 @@ SHELL := bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-UV = $$(PYTHON=$(PYTHON) .ci/uv)
+UV = uv=$$(PYTHON=$(PYTHON) .ci/uv) && "$$uv"
 OUTPUT ?= build
 
 .PHONY: help venv demo test check lint unit lock wheels clean
@@ -17,7 +17,7 @@ help: ## this list
 venv: .venv/.ready ## the environment that every other target uses: real vLLM on the CPU, tools, this project
 
 .venv/.ready: requirements-dev.txt pyproject.toml .ci/uv
-	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python "$(PYTHON)" .venv
+	@[ -x $(BIN)/python ] || { $(UV) venv --quiet --python "$(PYTHON)" .venv; }
 	@echo "set-up: installing the environment (6 GB on the first run)"
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -r requirements-dev.txt
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .

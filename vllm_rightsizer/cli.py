@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from decimal import ROUND_CEILING, Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -136,7 +137,7 @@ def rewrite(
         raise UsageError(f"--utilization {utilization} is no fraction of the memory: give one above 0 and at most 1")
     name = "stdin" if file == "-" else file
     text = _text_of(file)
-    manifest = rewrite_manifest(text, name, kv_bytes, None if utilization is None else f"{utilization:.4f}")
+    manifest = rewrite_manifest(text, name, kv_bytes, None if utilization is None else _rounded_up(utilization))
     sys.stdout.write(manifest.diff(name.lstrip("/")) if output is ManifestOutput.DIFF else manifest.after)
     for note in manifest.notes:
         print(f"left alone: {note}", file=sys.stderr)
@@ -158,6 +159,11 @@ def explain(
     from vllm_rightsizer.explaining import print_explanation
 
     print_explanation(objects, history, namespace, name, as_json=output is ExplanationOutput.JSON)
+
+
+def _rounded_up(utilization: float) -> str:
+    """Four decimals, as the recommender writes them: never less than was asked for."""
+    return str(Decimal(str(utilization)).quantize(Decimal("0.0001"), rounding=ROUND_CEILING))
 
 
 def _text_of(file: str) -> str:

@@ -52,7 +52,7 @@ def rewrite_manifest(text: str, source: str, kv_bytes: int, utilization: str | N
         name = _name_of(obj, source)
         objects += 1
         try:
-            rewritten = rewrite_object(obj, kv_bytes, utilization, inject=True)
+            rewritten = rewrite_object(obj, kv_bytes, utilization)
         except (AttributeError, KeyError, TypeError) as error:
             # An API server would have refused it before the webhook saw it.
             raise UsageError(f"{source}: {name} does not have the fields of its kind: {error}") from error

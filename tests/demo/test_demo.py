@@ -84,6 +84,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Run:
     # What an earlier run may have left.
     (output / "demo" / "objects" / "pod" / "demo").mkdir(parents=True)
     (output / "demo" / "objects" / "pod" / "demo" / "stale.json").write_text("{}")
+    (output / "demo" / ".vllm-rightsizer-demo").touch()
     program = start_demo(output)
     running = seen_until(program, "VLLM::Worker")
     printed, errors = program.communicate(timeout=PATIENCE_SECONDS)

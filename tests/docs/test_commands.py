@@ -99,6 +99,13 @@ def test_commands_run_as_shown(page: Path, tmp_path: Path) -> None:
                 process.wait()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert not missing
+
+
 def test_readme_has_both_commands_and_they_are_found() -> None:
     commands = [command.strip() for command, _ in _steps(ROOT / "README.md")]
     assert "make demo" in commands

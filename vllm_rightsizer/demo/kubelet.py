@@ -7,6 +7,7 @@ environment. Nothing is restarted.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import time
@@ -36,7 +37,12 @@ class PodFailedError(UserError):
     """A container ended, or did not become ready in time; the message holds the end of its log and where it is."""
 
     def __init__(self, pod: str, what: str, program: Program) -> None:
-        super().__init__(f"pod {pod}: {what}\n\n{program.tail()}\n\nThe whole log: {program.log}")
+        code = program.exit_code()
+        if code == -signal.SIGKILL:
+            advice = "It was killed, most likely for want of memory: end other programs and try again."
+        else:
+            advice = "The reason stands above or further up in the log; mend it and try again."
+        super().__init__(f"pod {pod}: {what}\n\n{program.tail()}\n\nThe whole log: {program.log}\n{advice}")
 
 
 def image_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -92,6 +98,13 @@ class RunningPod:
             time.sleep(_PROBE_SECONDS if unready else 0)
         self.write_status(ready=True)
         return time.monotonic() - started
+
+    def check_alive(self) -> None:
+        """Raises `PodFailedError` where a container has ended."""
+        for name, program in self._programs.items():
+            code = program.exit_code()
+            if code is not None and any(name == container["name"] for container in self.pod["spec"]["containers"]):
+                raise PodFailedError(self.name, f"container {name} ended with {code}", program)
 
     def stop(self) -> None:
         """End the containers and remove the pod from the object store; the pod's grace period applies."""
@@ -159,6 +172,11 @@ class Kubelet:
             self._start(running, container, folder, volumes)
         running.write_status(ready=False)
         return running
+
+    def check_alive(self) -> None:
+        """Raises `PodFailedError` where a container of the newest pod has ended."""
+        if self._pods:
+            self._pods[-1].check_alive()
 
     def stop_all(self) -> None:
         """End whatever still runs."""

@@ -22,6 +22,7 @@ TOKEN_BYTES = 2 * _LAYERS * _KV_HEADS * _HEAD_SIZE * _FLOAT32_BYTES
 """Keys and values of one token in every layer."""
 BLOCK_BYTES = BLOCK_TOKENS * TOKEN_BYTES
 
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 SPECIALS = ("<s>", "</s>", "<unk>", "<system>", "<user>", "<assistant>")
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 
@@ -106,5 +107,6 @@ def _tokenizer() -> Any:
 if __name__ == "__main__":
     # What the init container of the demo's pod runs, as others fetch a model there.
     wanted = Path(sys.argv[1])
-    if not wanted.is_dir():
+    if not all((wanted / name).is_file() for name in FILES):
+        shutil.rmtree(wanted, ignore_errors=True)
         write_model(wanted)

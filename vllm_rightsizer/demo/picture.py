@@ -44,7 +44,9 @@ def draw(result: Result, path: Path) -> None:
 
 def _draw(axes: Any, result: Result) -> None:
     before, after, curve = result.before, result.after, result.before.plugin.curve
-    usage = max(before.usage_p99 * before.pool_bytes, float(before.plugin.floor_bytes))
+    floor = float(before.plugin.floor_bytes)
+    usage = max(before.usage_p99 * before.pool_bytes, floor)
+    cut = "p99 of usage, at least\nwhat vLLM starts with" if usage == floor else "p99 of usage"
     left, right = usage / 2, before.pool_bytes * 4
     shown = [(size, rate) for size, rate in zip(curve.kv_bytes, curve.hit_rates, strict=True) if left <= size <= right]
     top = max(rate for _, rate in shown) * 1.22
@@ -60,7 +62,7 @@ def _draw(axes: Any, result: Result) -> None:
         )  # fmt: skip
         axes.plot([size], [rate], "o", markersize=9, color=color, markeredgecolor=_PAPER, markeredgewidth=1.5, zorder=4)
 
-    mark(usage, curve.at(usage), _USAGE, f"p99 of usage\n{format_bytes(usage)}\n{curve.at(usage):.1%} (curve)", "left")
+    mark(usage, curve.at(usage), _USAGE, f"{cut}\n{format_bytes(usage)}\n{curve.at(usage):.1%} (curve)", "left")
     mark(after.pool_bytes, after.hit_rate, _AFTER, _words("recommended", after.pool_bytes, after.hit_rate), "right")
     mark(before.pool_bytes, before.hit_rate, _BEFORE, _words("today", before.pool_bytes, before.hit_rate), "left")
     axes.axvspan(after.pool_bytes, before.pool_bytes, color=_AFTER, alpha=0.08, zorder=0)

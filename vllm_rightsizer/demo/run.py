@@ -21,7 +21,10 @@ from vllm_rightsizer.demo.interrupts import StoppedError, stopping_on_signals
 from vllm_rightsizer.demo.machine import utilization_for_pool, vllm_version
 from vllm_rightsizer.demo.results import Result
 from vllm_rightsizer.demo.stage import Stage
-from vllm_rightsizer.errors import UserError
+from vllm_rightsizer.errors import UsageError, UserError
+
+_MARKER = ".vllm-rightsizer-demo"
+"""Says that a folder is the demo's, to be emptied; and locked, that a demo runs in it."""
 
 
 def run_demo(output: Path, seed: int) -> int:
@@ -48,12 +51,17 @@ def run_demo(output: Path, seed: int) -> int:
 
 @contextlib.contextmanager
 def workspace(folder: Path) -> Iterator[Path]:
-    """`folder`, empty, and ours alone. What an earlier run left in it goes."""
+    """`folder`, empty, and ours alone. What an earlier run left in it goes; what is not ours is never touched."""
     # What is started here works in folders of its own.
-    folder = folder.resolve()
+    folder = folder.absolute()
+    marker = folder / _MARKER
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder.parent / f".{folder.name}.lock", "w")  # noqa: SIM115
+        if folder.is_symlink() or (any(folder.iterdir()) and not marker.is_file()):
+            raise UsageError(
+                f"{folder} holds something that is not the demo's, and would be emptied: choose another --output"
+            )
+        lock = marker.open("w")
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}; choose another folder with --output") from error
     with lock:
@@ -62,7 +70,9 @@ def workspace(folder: Path) -> Iterator[Path]:
         except BlockingIOError as error:
             raise UserError(f"another demo runs in {folder}: wait for it, or choose another --output") from error
         for entry in folder.iterdir():
-            if entry.is_dir():
+            if entry == marker:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
@@ -88,6 +98,8 @@ def _tell(stage: Stage, seed: int, started: float) -> Result:
     )
     stage.say(f"   {format_bytes(target.kv_bytes)} instead of {format_bytes(before.pool_bytes)}")
     stage.say(f"   {asked_by.name}: {asked_by.message}")
+    if target.kv_bytes != asked_by.kv_bytes:
+        stage.say(f"   {format_bytes(target.kv_bytes)} after {target.bound_by}, in whole blocks")
 
     stage.say("\n4  The next pod is admitted: the webhook writes the sizes. vLLM starts again.")
     second, target = stage.wait_for(

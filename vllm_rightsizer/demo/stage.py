@@ -173,4 +173,10 @@ class Stage:
         columns = (TextColumn("   requests"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task("", total=len(requests))
-            return send(url, MODEL_NAME, requests, lambda: progress.advance(task))
+            try:
+                return send(url, MODEL_NAME, requests, lambda: progress.advance(task))
+            except UserError as error:
+                # A vLLM whose engine died answers a little longer: its own log says more than its answers.
+                time.sleep(_SETTLE_SECONDS)
+                self._kubelet.check_alive()
+                raise UserError(f"{error}; vLLM's log is in {self._folder / 'pods'}") from error

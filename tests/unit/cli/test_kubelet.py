@@ -206,10 +206,14 @@ def test_signals_leave_no_process(tmp_path: Path, number: signal.Signals) -> Non
     )
     with program:
         assert program.stdout is not None
-        assert program.stdout.readline() == "started\n"
-        assert len(processes_with(marker)) == 2
-        program.send_signal(number)
-        assert program.wait(timeout=20) == 128 + number
+        try:
+            assert program.stdout.readline() == "started\n"
+            # The child's environment shows once it has become the program that it is to be.
+            wait_until(lambda: len(processes_with(marker)) == 2)
+            program.send_signal(number)
+            assert program.wait(timeout=20) == 128 + number
+        finally:
+            program.kill()
     assert processes_with(marker) == []
 
 
