@@ -63,11 +63,13 @@ def decide_pod(pod: Raw, namespace: str, knowledge: Knowledge, settings: Injecti
     if automation.excluded:
         return Outcome(Reason.EXCLUDED, f"{workload} is excluded by annotation")
     detection = detect(pod)
+    if detection.unread:
+        return Outcome(Reason.UNREAD, detection.reason, warnings=(detection.reason,))
     if not detection.engines:
         # Only an annotation that names a container wrongly is somebody's mistake.
         warnings = (detection.reason,) if detection.mistaken else ()
         return Outcome(Reason.NOT_VLLM, detection.reason, warnings=warnings)
-    refused = refusal(pod, detection.engines)
+    refused = refusal(pod, detection.engines, settings)
     if refused is not None:
         # What cannot be measured is not sized either.
         patch = Patch(pod)

@@ -9,8 +9,8 @@ from webhook.detection import Engine
 from webhook.injection import add_init_container, inject
 from webhook.patches import Patch, Raw
 from webhook.records import applied, record
-from webhook.rewriting import write_sizes
 from webhook.settings import InjectionSettings
+from webhook.size_edits import write_sizes
 from webhook.sizes import Sizes, Skipped
 
 

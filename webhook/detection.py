@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm_plugin.names import ANNOTATION_CONTAINER
 from webhook.argv import Arguments
+from webhook.effort import Effort, Reading, TooLongError
 from webhook.hints import looks_like_engine_options, speaks_for_vllm, starts_vllm_by_itself
 from webhook.images import hides_arguments, runs_vllm
 from webhook.launches import HIDDEN, OTHER, Form, Launch, launch_of
@@ -18,8 +19,11 @@ _KUBERNETES_REFERENCE = re.compile(r"(?<!\$)\$\(([A-Za-z_.-][\w.-]*)\)")
 
 _LONGEST = 8 * 1024
 _MOST = 16
-_ROOM = 1024 * 1024
-"""Characters of one value, references of one item, characters of all items, for reading only."""
+"""Characters of one value, references of one item, for reading only."""
+_COST_OF_ITEM = 32
+"""Characters that could be read in the time that an argument, a variable or a container takes in all."""
+MOST_ENGINES = 8
+"""As many as a node has GPUs."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Detection:
     reason: str = ""
     mistaken: bool = False
     """An annotation of the pod names a container that is not there."""
+    unread: bool = False
+    """The pod holds more than can be read in time."""
 
 
 def detect(pod: Raw) -> Detection:
@@ -50,16 +56,25 @@ def detect(pod: Raw) -> Detection:
     where they leave it open. Init containers count as sidecars (`restartPolicy: Always`) only: others end before
     anything is served.
     """
+    try:
+        return _detect(pod, Effort())
+    except TooLongError as error:
+        return Detection((), f"the pod is left as it is: {error}", unread=True)
+
+
+def _detect(pod: Raw, effort: Effort) -> Detection:
     annotations = (pod.get("metadata") or {}).get("annotations") or {}
     named = annotations.get(ANNOTATION_CONTAINER)
     found: list[Engine] = []
     for path, container in _containers(pod):
         if named and container.get("name") != named:
             continue
-        launch = _launch(container)
+        launch = _launch(container, effort)
         if named and launch.form is Form.OTHER:
             launch = HIDDEN
         if launch.form in (Form.ARGUMENTS, Form.HIDDEN):
+            if len(found) == MOST_ENGINES:
+                raise TooLongError(f"more than {MOST_ENGINES} of its containers start vLLM")
             found.append(Engine(str(container.get("name")), path, container, arguments_of(container), launch))
     if found:
         return Detection(tuple(found))
@@ -91,19 +106,21 @@ def _containers(pod: Raw) -> Iterator[tuple[Path, Raw]]:
         yield ("spec", "containers", at), container
 
 
-def _launch(container: Raw) -> Launch:
+def _launch(container: Raw, effort: Effort) -> Launch:
     """How `container` starts vLLM; `OTHER` where it does not, or where nobody can tell."""
+    effort.spend(_COST_OF_ITEM * (1 + sum(len(container.get(key) or ()) for key in ("command", "args", "env"))))
     values = _told_values(container)
     as_written = arguments_of(container)
+    effort.spend(sum(map(len, as_written.vector)) + sum(len(name) + len(value) for name, value in values.items()))
     # Kubernetes puts values in before anything starts; an item stays one item, so that positions hold.
-    arguments = Arguments(_filled(as_written.command, values), _filled(as_written.args, values))
+    arguments = Arguments(_filled(as_written.command, values, effort), _filled(as_written.args, values, effort))
     if "huggingface" in (_option(arguments.vector, "--backend") or ""):
         # KServe's server then runs transformers alone, and drops vLLM's options in silence.
         return OTHER
     image = str(container.get("image") or "")
     if not arguments.command:
-        return _from_image(container, image, arguments, values)
-    launch = launch_of(arguments.vector, values)
+        return _from_image(container, image, arguments, values, effort)
+    launch = launch_of(arguments.vector, values, Reading(effort))
     if launch.form is not Form.UNKNOWN:
         return launch
     if launch.start is not None and runs_vllm(image):
@@ -111,13 +128,13 @@ def _launch(container: Raw) -> Launch:
     return _guess(container, arguments, launch)
 
 
-def _from_image(container: Raw, image: str, arguments: Arguments, values: Mapping[str, str]) -> Launch:
+def _from_image(container: Raw, image: str, arguments: Arguments, values: Mapping[str, str], effort: Effort) -> Launch:
     """No command: the image's entrypoint runs, with the pod's `args` or with the image's own."""
     args = arguments.args
     if not args:
         # The image's CMD may hold all of vLLM's options, and an args list would displace it.
         return HIDDEN if starts_vllm_by_itself(container) else OTHER
-    launch = launch_of(args, values)
+    launch = launch_of(args, values, Reading(effort))
     if launch.form in (Form.ARGUMENTS, Form.HIDDEN):
         # An entrypoint that runs what it is given, as tini does and NVIDIA's images do.
         return launch
@@ -153,15 +170,14 @@ def _told_values(container: Raw) -> dict[str, str]:
     }
 
 
-def _filled(tokens: tuple[str, ...], values: Mapping[str, str]) -> tuple[str, ...]:
+def _filled(tokens: tuple[str, ...], values: Mapping[str, str], effort: Effort) -> tuple[str, ...]:
     """`tokens` with the values put in, as far as they stay short: nobody may make the webhook write out gigabytes."""
     filled: list[str] = []
-    room = _ROOM
     for token in tokens:
         text = token
-        if "$(" in token and room > 0:
+        if "$(" in token:
             text = _KUBERNETES_REFERENCE.sub(lambda found: values.get(found[1], found[0])[:_LONGEST], token, _MOST)
-            room -= len(text)
+            effort.spend(len(text))
         filled.append(text)
     return tuple(filled)
 

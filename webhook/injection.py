@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import posixpath
+from collections.abc import Mapping, Sequence
 from itertools import chain
 
 from recommender.api.automation import flag
@@ -35,11 +36,20 @@ _INIT_USER = 65532
 _LAST_PORT = 65535
 
 
-def refusal(pod: Raw, engines: Sequence[Engine]) -> str | None:
+_NEVER_WRITABLE = frozenset(("configMap", "downwardAPI", "image", "projected", "secret"))
+"""Volumes that Kubernetes mounts read-only, whatever the mount says."""
+
+
+def refusal(pod: Raw, engines: Sequence[Engine], settings: InjectionSettings) -> str | None:
     """Why the plugin cannot be brought into `pod` without risk; None where it can."""
     spec = pod["spec"]
     if (spec.get("os") or {}).get("name") == "windows":
         return "the pod runs on Windows"
+    names = [container.get("name") for container in spec.get("containers") or ()]
+    if settings.way == "init-container" and INIT_CONTAINER in names:
+        return f"the pod has a container named {INIT_CONTAINER}"
+    ours = frozenset((PLUGIN_VOLUME, *_run_volumes(len(engines))))
+    volumes = {volume.get("name"): volume for volume in spec.get("volumes") or ()}
     for engine in engines:
         if engine.launch.ignores_pythonpath:
             return f"container {engine.name} starts Python with -I or -E, which leaves PYTHONPATH aside"
@@ -49,15 +59,32 @@ def refusal(pod: Raw, engines: Sequence[Engine]) -> str | None:
         for name in ("PYTHONPATH", "VLLM_PLUGINS"):
             if "valueFrom" in (variable(engine.container, name) or {}):
                 return f"container {engine.name} takes {name} from elsewhere (valueFrom): write its value in the pod"
-        for mount in engine.container.get("volumeMounts") or ():
-            foreign = mount.get("name") not in (PLUGIN_VOLUME, *_run_volumes(len(engines)))
-            if foreign and mount.get("mountPath", "").rstrip("/") in (PLUGIN_FOLDER, RUN_FOLDER):
-                return f"container {engine.name} has a mount of its own at {mount['mountPath']}"
-    for volume in spec.get("volumes") or ():
-        if volume.get("name") == PLUGIN_VOLUME and not ({"configMap", "emptyDir"} & volume.keys()):
-            return f"the pod has another volume named {PLUGIN_VOLUME}"
-        if volume.get("name") in _run_volumes(len(engines)) and "emptyDir" not in volume:
-            return f"the pod has another volume named {volume['name']}"
+        blocked = _blocked_folder(engine, ours, volumes)
+        if blocked is not None:
+            return blocked
+    for name in sorted(ours & volumes.keys()):
+        kinds = {"configMap", "emptyDir"} if name == PLUGIN_VOLUME else {"emptyDir"}
+        if not kinds & volumes[name].keys():
+            return f"the pod has another volume named {name}"
+    return None
+
+
+def _blocked_folder(engine: Engine, ours: frozenset[str], volumes: Mapping[str, Raw]) -> str | None:
+    """Why our folders cannot be mounted in `engine`; None where they can."""
+    folders = (PLUGIN_FOLDER, RUN_FOLDER)
+    for device in engine.container.get("volumeDevices") or ():
+        if _folder(device.get("devicePath")) in folders:
+            return f"container {engine.name} has a device of its own in our folder"
+    for mount in engine.container.get("volumeMounts") or ():
+        path = _folder(mount.get("mountPath"))
+        if path in folders and mount.get("name") not in ours:
+            return f"container {engine.name} has a mount of its own in our folder {path}"
+        if any(folder.startswith(path.rstrip("/") + "/") for folder in folders):
+            # The container runtime makes the folders that volumes are mounted on; here it could not.
+            volume = volumes.get(mount.get("name")) or {}
+            claimed = (volume.get("persistentVolumeClaim") or {}).get("readOnly")
+            if mount.get("readOnly") or claimed or _NEVER_WRITABLE & volume.keys():
+                return f"container {engine.name} has a read-only mount at {path}, above our folders"
     return None
 
 
@@ -95,8 +122,11 @@ def set_variable(engine: Engine, patch: Patch, name: str, value: str) -> None:
     at = _index(engine.container, name)
     if at is None:
         patch.append((*engine.path, "env"), {"name": name, "value": value})
-    else:
-        patch.put((*engine.path, "env", at, "value"), value)
+        return
+    if "valueFrom" in engine.container["env"][at]:
+        # The API server refuses a variable with both.
+        patch.remove((*engine.path, "env", at, "valueFrom"))
+    patch.put((*engine.path, "env", at, "value"), value)
 
 
 def remove_variables(engine: Engine, patch: Patch, names: Sequence[str]) -> None:
@@ -119,8 +149,14 @@ def _plugin_volume(settings: InjectionSettings) -> Raw:
     return {"name": PLUGIN_VOLUME, "configMap": {"name": plugin_map_name(), "optional": True}}
 
 
+def _folder(path: object) -> str:
+    """`path` in one spelling; /var/run is a link to /run in most images."""
+    normal = "/" + posixpath.normpath(str(path or "/")).lstrip("/")
+    return f"/var{normal}" if normal == "/run" or normal.startswith("/run/") else normal
+
+
 def _mount(engine: Engine, patch: Patch, mount: Raw) -> None:
-    mounted = {entry.get("mountPath", "").rstrip("/") for entry in engine.container.get("volumeMounts") or ()}
+    mounted = {_folder(entry.get("mountPath")) for entry in engine.container.get("volumeMounts") or ()}
     if mount["mountPath"] not in mounted:
         patch.append((*engine.path, "volumeMounts"), mount)
 
@@ -187,11 +223,14 @@ def _init_container(pod: Raw, settings: InjectionSettings) -> Raw:
     # A pod that says who it runs as keeps that (OpenShift allows no other); root would contradict runAsNonRoot.
     if not (pod["spec"].get("securityContext") or {}).get("runAsUser"):
         security["runAsUser"] = _INIT_USER
-    return {
+    built: Raw = {
         "name": INIT_CONTAINER,
         "image": settings.injector_image,
         "command": ["cp", "-r", f"{IMAGE_FOLDER}/.", PLUGIN_FOLDER],
-        "resources": {"requests": dict(_INIT_AMOUNTS), "limits": dict(_INIT_AMOUNTS)},
         "securityContext": security,
         "volumeMounts": [{"name": PLUGIN_VOLUME, "mountPath": PLUGIN_FOLDER}],
     }
+    if not pod["spec"].get("resources"):
+        # Resources of the whole pod decide its QoS class alone, and none of its containers may have more.
+        built["resources"] = {"requests": dict(_INIT_AMOUNTS), "limits": dict(_INIT_AMOUNTS)}
+    return built

@@ -9,6 +9,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from recommender.api.sizing_flags import sizing_flag
+from webhook.effort import Reading
 from webhook.programs import (
     API_SERVER_SCRIPTS,
     CLI_MODULES,
@@ -70,18 +71,23 @@ _VLLM_REQUIREMENT = re.compile(r"^vllm(-cpu|-tpu|-ascend|-omni)?($|[=<>~!\[@ ])"
 _DEEPEST = 6
 _FARTHEST = 64
 """Arguments of a wrapper among which the program is looked for."""
+_COST_OF_ITEM = 4
+"""Characters that could be read in the time that one item takes."""
 
 
-def launch_of(vector: Sequence[str], environment: Environment = _NOTHING_SET, depth: int = 0) -> Launch:
+def launch_of(vector: Sequence[str], environment: Environment = _NOTHING_SET, reading: Reading | None = None) -> Launch:
     """What `vector` (command and args, as exec would get them) starts.
 
-    `environment`: the variables whose values the pod tells; a shell may take its command from one.
+    `environment`: the variables whose values the pod tells; a shell may take its command from one. Raises
+    `TooLongError` where `reading` allows no more.
     """
-    if not vector or depth > _DEEPEST:
+    reading = reading or Reading()
+    if not vector or reading.depth > _DEEPEST:
         return OTHER
+    reading.effort.spend(_COST_OF_ITEM * len(vector) + sum(map(len, vector)))
     if " " in vector[0].strip():
         # A whole line in one item: KubeRay hands it to a shell.
-        return _out_of_sight(_of_script(vector[0], (), environment, depth))
+        return _out_of_sight(_of_script(vector[0], (), environment, reading))
     program = base_name(vector[0])
     if program == "vllm":
         return _vllm(vector, 1)
@@ -91,9 +97,9 @@ def launch_of(vector: Sequence[str], environment: Environment = _NOTHING_SET, de
     if PYTHON.match(program):
         return _python(vector)
     if program in SHELLS or list(vector[:2]) == ["busybox", "sh"]:
-        return _shell(vector, environment, depth)
+        return _shell(vector, environment, reading)
     if program in WRAPPERS:
-        return _wrapped(vector, environment, depth)
+        return _wrapped(vector, environment, reading)
     if program in MODEL_SERVERS or (program == "trl" and "vllm-serve" in vector):
         return HIDDEN
     if program in ("source", "."):
@@ -152,12 +158,12 @@ def _module(vector: Sequence[str], module: str, at: int) -> Launch:
     return HIDDEN if speaks_of_vllm(module) else OTHER
 
 
-def _wrapped(vector: Sequence[str], environment: Environment, depth: int) -> Launch:
+def _wrapped(vector: Sequence[str], environment: Environment, reading: Reading) -> Launch:
     """The first of the wrapper's arguments that starts something we know decides."""
     for at in range(1, min(len(vector), _FARTHEST)):
         name = base_name(vector[at])
         if name in ("vllm", RUST_FRONT_END) or PYTHON.match(name) or name in SHELLS or name in MAYBE:
-            launch = launch_of(vector[at:], environment, depth + 1)
+            launch = launch_of(vector[at:], environment, reading.deeper())
             # `conda run -n vllm vllm serve`: a wrapper's own values may have the names of programs.
             if launch.form is not Form.OTHER:
                 return _shifted(launch, at)
@@ -169,7 +175,7 @@ def _wrapped(vector: Sequence[str], environment: Environment, depth: int) -> Lau
     return _script(scripts[0]) if scripts else OTHER
 
 
-def _shell(vector: Sequence[str], environment: Environment, depth: int) -> Launch:
+def _shell(vector: Sequence[str], environment: Environment, reading: Reading) -> Launch:
     at = 2 if vector[0] == "busybox" else 1
     runs_string = False
     while at < len(vector) and vector[at][:1] in ("-", "+"):
@@ -187,15 +193,16 @@ def _shell(vector: Sequence[str], environment: Environment, depth: int) -> Launc
         return OTHER
     if not runs_string:
         return _script(vector[at])
-    return _shifted(_of_script(vector[at], vector[at + 1 :], environment, depth), at + 1)
+    return _shifted(_of_script(vector[at], vector[at + 1 :], environment, reading), at + 1)
 
 
-def _of_script(text: str, positional: Sequence[str], environment: Environment, depth: int) -> Launch:
+def _of_script(text: str, positional: Sequence[str], environment: Environment, reading: Reading) -> Launch:
     """What a shell string starts. `positional` is $0, $1, …: where the script hands `"$@"` on to vLLM, those are
     vLLM's visible arguments.
     """
-    if depth > _DEEPEST:
+    if reading.depth > _DEEPEST:
         return OTHER
+    reading.effort.spend(len(text) + len(environment))
     script = read_script(text)
     values = {**environment, **script.assignments}
     found: list[Launch] = []
@@ -204,7 +211,7 @@ def _of_script(text: str, positional: Sequence[str], environment: Environment, d
         if words[0] == "shift" or (words[0] == "set" and "--" in words):
             # The positional parameters are no longer those of the vector.
             positional = ()
-        launch, variable = _of_command(words, positional, values, depth)
+        launch, variable = _of_command(words, positional, values, reading)
         found.append(launch)
         # For the same reason each variable is followed once, and never from within another's value.
         values.pop(variable, None)
@@ -221,23 +228,27 @@ def _of_script(text: str, positional: Sequence[str], environment: Environment, d
     return OTHER
 
 
-def _of_command(words: list[str], positional: Sequence[str], values: Environment, depth: int) -> tuple[Launch, str]:
+def _of_command(
+    words: list[str], positional: Sequence[str], values: Environment, reading: Reading
+) -> tuple[Launch, str]:
     """What one command of a script starts, `start` counting from $0; and the variable that it took the program from."""
     if words[0] == "eval" and len(words) > 1:
         # The shell reads what it put together once more, so that only words without syntax pass as they are.
-        words = next(iter(read_script(" ".join(words[1:])).commands), [""])
+        line = " ".join(words[1:])
+        reading.effort.spend(len(line) + _COST_OF_ITEM * len(positional) + sum(map(len, positional)))
+        words = next(iter(read_script(line).commands), [""])
         if _ALL_POSITIONAL.intersection(words) and any(map(_SHELL_SYNTAX.search, positional[1:])):
             positional = ()
     if len(words) == 1 and words[0] in _ALL_POSITIONAL and len(positional) > 1:
-        return _shifted(launch_of(positional[1:], _NOTHING_SET, depth + 1), 1), ""
+        return _shifted(launch_of(positional[1:], _NOTHING_SET, reading.deeper()), 1), ""
     looked_up = _LOOKED_UP.match(words[0])
     if looked_up is not None:
         words = [looked_up.group(1), *words[1:]]
     reference = _REFERENCE.match(words[0])
     if reference is not None and values.get(reference.group(1), "").strip():
         line = " ".join([values[reference.group(1)], *words[1:]])
-        return _out_of_sight(_of_script(line, (), _NOTHING_SET, depth + 1)), reference.group(1)
-    launch = launch_of(words, _NOTHING_SET, depth + 1)
+        return _out_of_sight(_of_script(line, (), _NOTHING_SET, reading.deeper())), reference.group(1)
+    launch = launch_of(words, _NOTHING_SET, reading.deeper())
     if launch.form is Form.ARGUMENTS and launch.start is not None and positional and not launch.behind_separator:
         at = next((at for at, word in enumerate(words) if word in _ALL_POSITIONAL), None)
         if at is not None and at >= launch.start and _leaves_sizes_alone(words[at + 1 :]):

@@ -82,7 +82,7 @@ def _rewrite_template(
     if not detection.engines:
         skipped.append(f"{template.place}: {detection.reason}")
         return
-    refused = refusal(pod, detection.engines) if with_plugin else None
+    refused = refusal(pod, detection.engines, InjectionSettings()) if with_plugin else None
     if refused is not None:
         skipped.append(f"{template.place}: no plugin, nothing is sized: {refused}")
         return

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from vllm_plugin.names import PREFIX
 from webhook.reviews import Reason
 
-_PREFIX = "vllm_rightsizer_webhook_"
+_PREFIX = f"{PREFIX}webhook_"
 _SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 2)
 
 

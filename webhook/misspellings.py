@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 
 from recommender.api.sizing_flags import GPU_MEMORY_UTILIZATION, KV_CACHE_MEMORY_BYTES
@@ -14,8 +14,9 @@ _CLOSE = 0.87
 """Likeness by difflib. None of vLLM's other options comes nearer to one of the three than 0.75."""
 _FARTHEST = 4
 """Letters that a misspelt option may have too many or too few."""
-_MOST = 1000
-"""List items, and options of one item, that are looked at."""
+_MOST_ITEMS = 1000
+_MOST_OPTIONS = 200
+"""List items that are looked at, and different options that are compared: each costs 0.1 ms."""
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212-"
 _OPTION = re.compile(rf"(?<![\w{_DASHES}])[{_DASHES}]{{1,2}}[A-Za-z][\w-]*")
 _TWO_IN_ONE = re.compile(r"^(--[A-Za-z][\w-]*)\s+\S")
@@ -24,20 +25,31 @@ _TWO_IN_ONE = re.compile(r"^(--[A-Za-z][\w-]*)\s+\S")
 def misspelt(tokens: Sequence[str]) -> list[str]:
     """A sentence for each option in `tokens` (list items, or pieces of a shell string) that vLLM will refuse."""
     found: list[str] = []
-    for token in tokens[:_MOST]:
-        is_option = token[:1] in tuple(_DASHES)
+    seen: set[str] = set()
+    for token in tokens[:_MOST_ITEMS]:
         joined = _TWO_IN_ONE.match(token)
         if joined is not None:
             found.append(
                 f"the one item {token.strip()!r} holds an option and its value: write two items, or {joined[1]}=…"
             )
             continue
-        pieces = [token.partition("=")[0]] if is_option else _OPTION.findall(token)
-        for piece in pieces[:_MOST]:
+        for piece in _options(token):
+            if piece in seen:
+                continue
+            seen.add(piece)
+            if len(seen) > _MOST_OPTIONS:
+                return list(dict.fromkeys(found))
             meant = _meant_by(piece)
             if meant is not None:
                 found.append(f"{piece} is no option of vLLM's: {meant} is")
     return list(dict.fromkeys(found))
+
+
+def _options(token: str) -> Iterator[str]:
+    if token[:1] in tuple(_DASHES):
+        yield token.partition("=")[0]
+    else:
+        yield from (match[0] for match in _OPTION.finditer(token))
 
 
 def _meant_by(written: str) -> str | None:

@@ -12,6 +12,11 @@ _ROOM = 192 * 1024
 """Kubernetes refuses a pod with more than 256 KiB of annotations; others write some after us."""
 
 
+_MOST_APPLIED = 8
+_LONGEST_APPLIED = 128
+"""Items, and characters of one, that a pass of ours writes at the most: two flags, or two variables."""
+
+
 def _by_container(pod: Raw, annotation: str) -> dict[str, list[str]]:
     """The annotation's JSON: a list of texts for each container. Anything else counts as not written by us."""
     text = ((pod.get("metadata") or {}).get("annotations") or {}).get(annotation)
@@ -30,7 +35,11 @@ def _by_container(pod: Raw, annotation: str) -> dict[str, list[str]]:
 
 def applied(pod: Raw) -> dict[str, list[str]]:
     """What an earlier pass applied, by container: flags and `NAME=value`."""
-    return _by_container(pod, ANNOTATION_APPLIED)
+    return {
+        name: items
+        for name, items in _by_container(pod, ANNOTATION_APPLIED).items()
+        if len(items) <= _MOST_APPLIED and all(len(item) <= _LONGEST_APPLIED for item in items)
+    }
 
 
 def record(
@@ -51,12 +60,15 @@ def record(
         ANNOTATION_SKIPPED: "; ".join(dict.fromkeys(skipped)) or None,
         ANNOTATION_ORIGINAL_ARGS: json.dumps(kept) if kept else None,
     }
-    room = _ROOM - sum(len(name) + len(str(value).encode()) for name, value in annotations.items())
+    others = {name: value for name, value in annotations.items() if name not in written}
+    room = _ROOM - sum(_size(name, str(value)) for name, value in others.items())
     for name, text in written.items():
-        if text is None:
-            if name in annotations:
-                patch.remove(("metadata", "annotations", name))
-            continue
-        if len(text) <= room:
+        if text is not None and _size(name, text) <= room:
             patch.put(("metadata", "annotations", name), text)
-            room -= len(text)
+            room -= _size(name, text)
+        elif name in annotations:
+            patch.remove(("metadata", "annotations", name))
+
+
+def _size(name: str, text: str) -> int:
+    return len(name.encode()) + len(text.encode(errors="replace"))

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     REFUSED = "refused"
     EXCLUDED = "excluded"
     NOT_VLLM = "not-vllm"
+    UNREAD = "unread"
     NOT_A_POD = "not-a-pod"
     NOT_CREATE = "not-create"
     NO_REQUEST = "no-request"

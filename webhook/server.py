@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import signal
 import socket
@@ -14,12 +13,15 @@ from types import FrameType
 
 import uvicorn
 
+from recommender.api.listening import ListenError, bound_socket
 from recommender.api.logs import log_to_stderr
 from recommender.api.object_store import FileObjectStore
 from webhook.app import create_app
 from webhook.certificates import CertificateFiles, ensure_certificates
 from webhook.settings import WebhookSettings
 from webhook.watching import KnowledgeWatch
+
+__all__ = ["ListenError", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +33,12 @@ at that moment would be lost, and the pod would start unmodified."""
 _RENEWAL_SECONDS = 3600.0
 
 
-class ListenError(OSError):
-    """The webhook cannot listen where it was told to, or has no certificate for it; the message says what to do."""
-
-
 def serve(settings: WebhookSettings) -> None:
     """Answer admission reviews until SIGTERM or SIGINT; requests under way are finished first.
 
-    Raises `ListenError` where the address cannot be had.
+    Raises `ListenError` where the address cannot be had, or no certificate for it.
     """
-    listening = _listen(settings.host, settings.port)
+    listening = bound_socket(settings.host, settings.port)
     with contextlib.closing(listening):
         certificates = _Certificates(settings)
         log_to_stderr()
@@ -112,29 +110,6 @@ class _Certificates:
                 self.files = renewed
             except Exception:
                 logger.exception("the certificate in %s cannot be renewed", self._folder)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    # A port whose last owner has just ended is free.
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(1024)
-    except (OSError, OverflowError) as error:
-        listening.close()
-        raise ListenError(_why_not(host, port, error)) from error
-    return listening
-
-
-def _why_not(host: str, port: int, error: Exception) -> str:
-    number = error.errno if isinstance(error, OSError) else None
-    if number == errno.EADDRINUSE:
-        return f"port {port} of {host} is in use by another program: stop that one, or choose another with --port"
-    if number == errno.EACCES:
-        return f"port {port} is not allowed for this user: choose one above 1023 with --port"
-    return f"cannot listen on {host}, port {port}: {error}; choose others with --host and --port"
 
 
 @contextlib.contextmanager

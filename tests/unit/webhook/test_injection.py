@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
-from webhook_cases import Raw, environment, patched, pod, review
+from hypothesis import given
+from hypothesis import strategies as st
+from webhook_cases import Raw, environment, knowing, patched, pod, review
 
 from recommender.api.plugin_wheel import WHEEL_FILE, plugin_map_name
-from vllm_plugin.names import ANNOTATION_SKIPPED, LABEL_INJECTED
+from vllm_plugin.names import (
+    ANNOTATION_AUTO,
+    ANNOTATION_ORIGINAL_ARGS,
+    ANNOTATION_SKIPPED,
+    ENV_DIR,
+    ENV_PORT,
+    LABEL_INJECTED,
+)
 from webhook.admission import admit
 from webhook.injection import INIT_CONTAINER, PLUGIN_FOLDER, PLUGIN_VOLUME, RUN_FOLDER, RUN_VOLUME, WHEEL_PATH
 from webhook.knowledge import Knowledge
 from webhook.settings import InjectionSettings
+from webhook.sizes import OVERRIDES
 
 INIT = InjectionSettings("init-container", "registry/plugin:1")
 
@@ -180,3 +191,135 @@ def test_by_init_container(user: int | None, ours: int | None) -> None:
 def test_an_init_container_needs_an_image() -> None:
     with pytest.raises(ValueError, match="--injector-image"):
         InjectionSettings("init-container")
+
+
+def _entry(name: str) -> st.SearchStrategy[Raw]:
+    reference = {"configMapKeyRef": {"name": "c", "key": "k"}}
+    return st.sampled_from(
+        [
+            {"name": name},
+            {"name": name, "value": "1"},
+            {"name": name, "value": ""},
+            {"name": name, "valueFrom": reference},
+        ]
+    )
+
+
+_OUR_VARIABLES = ("PYTHONPATH", "VLLM_PLUGINS", ENV_DIR, ENV_PORT, *OVERRIDES)
+
+
+@given(
+    env=st.lists(st.sampled_from(_OUR_VARIABLES).flatmap(_entry), max_size=8),
+    command=st.sampled_from([["vllm", "serve", "m"], ["sh", "-c", "vllm serve m"]]),
+    one_gpu_size=st.booleans(),
+    settings=st.sampled_from([InjectionSettings(), INIT]),
+)
+def test_no_variable_has_both_a_value_and_a_reference(
+    env: list[Raw], command: list[str], one_gpu_size: bool, settings: InjectionSettings
+) -> None:
+    """The API server refuses a pod with such an entry."""
+    before = pod(_main(command=command, args=None, env=env), annotations={ANNOTATION_AUTO: "true"})
+    answer = admit(review(before), knowing(before, one_gpu_size=one_gpu_size), settings)
+    for entry in patched(before, answer)["spec"]["containers"][0]["env"]:
+        assert not ("valueFrom" in entry and "value" in entry), entry
+
+
+@pytest.mark.parametrize("folder", [PLUGIN_FOLDER, RUN_FOLDER])
+@pytest.mark.parametrize("form", ["{}/", "{}/.", "/var/run//vllm-rightsizer/x/../{}"])
+def test_refused_where_a_folder_of_ours_is_taken(folder: str, form: str) -> None:
+    path = form.format(folder if form.startswith("{") else folder.rpartition("/")[2])
+    _refused(pod(_main(volumeMounts=[{"name": "x", "mountPath": path}])), "a mount of its own")
+    _refused(pod(_main(volumeDevices=[{"name": "x", "devicePath": path}])), "a device of its own")
+
+
+@pytest.mark.parametrize("path", ["/", "/var", "/var/run/", "/run", "/var/run/vllm-rightsizer", "/run/vllm-rightsizer"])
+@pytest.mark.parametrize(
+    ("volume", "read_only"),
+    [
+        ({"emptyDir": {}}, True),
+        ({"configMap": {"name": "c"}}, False),
+        ({"secret": {"secretName": "s"}}, False),
+        ({"projected": {"sources": []}}, False),
+        ({"downwardAPI": {"items": []}}, False),
+        ({"image": {"reference": "i"}}, False),
+        ({"persistentVolumeClaim": {"claimName": "p", "readOnly": True}}, False),
+    ],
+)
+def test_refused_below_a_folder_that_nobody_can_write_to(path: str, volume: Raw, read_only: bool) -> None:
+    """The container runtime could not make the folder to mount ours on, and the container would not start."""
+    before = pod(_main(volumeMounts=[{"name": "x", "mountPath": path, "readOnly": read_only}]))
+    before["spec"]["volumes"] = [{"name": "x", **volume}]
+    _refused(before, "read-only")
+
+
+def test_a_folder_that_can_be_written_to_may_hold_ours() -> None:
+    before = pod(_main(volumeMounts=[{"name": "x", "mountPath": "/var/run"}, {"name": "c", "mountPath": "/etc"}]))
+    before["spec"]["volumes"] = [{"name": "x", "emptyDir": {}}, {"name": "c", "configMap": {"name": "c"}}]
+    assert len(_injected(before)["spec"]["containers"][0]["volumeMounts"]) == 4
+
+
+def test_refused_where_a_container_has_our_init_containers_name() -> None:
+    before = pod(_main())
+    before["spec"]["containers"].append({"name": INIT_CONTAINER, "image": "x"})
+    _refused(before, "named vllm-rightsizer-plugin", INIT)
+
+
+def test_resources_of_the_whole_pod_bound_the_init_container_too() -> None:
+    """An amount above the pod's own would be refused."""
+    before = pod(_main())
+    before["spec"]["resources"] = {"limits": {"cpu": "50m", "memory": "32Mi"}}
+    assert "resources" not in _injected(before, INIT)["spec"]["initContainers"][0]
+
+
+@pytest.mark.parametrize(
+    "ports",
+    [
+        [{"name": "rightsizer", "containerPort": 1}],
+        [{"name": "other", "containerPort": 9415}],
+        [{"name": "a", "containerPort": 9415, "protocol": "UDP"}, {"name": "rightsizer", "containerPort": 9416}],
+    ],
+)
+def test_port_names_stay_unique_and_short(ports: list[Raw]) -> None:
+    names = [port["name"] for port in _injected(pod(_main(ports=ports)))["spec"]["containers"][0]["ports"]]
+    assert len(names) == len(set(names))
+    assert max(map(len, names)) <= 15
+
+
+@pytest.mark.parametrize("engines", [1, 3])
+@pytest.mark.parametrize("settings", [InjectionSettings(), INIT])
+def test_names_stay_unique_and_valid(engines: int, settings: InjectionSettings) -> None:
+    before = pod(_main())
+    before["spec"]["containers"] += [_main(name=f"engine-{at}") for at in range(1, engines)]
+    after = _injected(before, settings)
+    spec = after["spec"]
+    containers = [*spec.get("initContainers", ()), *spec["containers"]]
+    for named in (spec["volumes"], containers):
+        names = [item["name"] for item in named]
+        assert len(names) == len(set(names))
+        assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name) for name in names)
+    for container in containers:
+        paths = [mount["mountPath"] for mount in container["volumeMounts"]]
+        assert len(paths) == len(set(paths))
+        assert {mount["name"] for mount in container["volumeMounts"]} <= {volume["name"] for volume in spec["volumes"]}
+    assert all(len(value) <= 63 for value in after["metadata"]["labels"].values())
+
+
+@pytest.mark.parametrize("theirs", [150, 191, 255])
+def test_annotations_stay_below_kubernetes_limit(theirs: int) -> None:
+    """256 KiB in all, names and values taken together, in bytes."""
+    before = pod(
+        _main(args=["--model=m", "ä" * 40_000]),
+        annotations={ANNOTATION_AUTO: "true", "mine": "x" * theirs * 1024, ANNOTATION_ORIGINAL_ARGS: "old"},
+    )
+    after = patched(before, admit(review(before), knowing(before), InjectionSettings()))
+    annotations = after["metadata"]["annotations"]
+    assert sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items()) <= 256 * 1024
+    # What does not fit is not left as it was for another pod.
+    assert annotations.get(ANNOTATION_ORIGINAL_ARGS) != "old"
+
+
+def _refused(before: Raw, why: str, settings: InjectionSettings = InjectionSettings()) -> None:  # noqa: B008
+    answer = admit(review(before), Knowledge(), settings)
+    assert answer["response"]["auditAnnotations"]["outcome"] == "refused"
+    assert why in answer["response"]["auditAnnotations"]["reason"]
+    assert patched(before, answer)["spec"] == before["spec"]

@@ -23,7 +23,6 @@ _REFERENCES = {"$(UTILIZATION)": "0.9", "$(MODEL_ID)": "org/model"}
 
 @cache
 def _parser() -> Any:
-    pytest.importorskip("vllm")
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 

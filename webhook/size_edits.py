@@ -1,4 +1,4 @@
-"""Writes chosen sizes into a container."""
+"""The edits that give a container its chosen sizes."""
 
 from __future__ import annotations
 
