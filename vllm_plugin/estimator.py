@@ -26,6 +26,8 @@ _Run = tuple[Optional[Event], int]
 
 _DENSE = 8
 _MAX_KEYS = 65_536
+_FORGOTTEN = Event(0, 0)
+"""Stands for blocks that the real pool still has, but the table does not know."""
 
 
 def sampled(hashes: Sequence[Hashable], blocks: int) -> list[Hashable]:
@@ -72,11 +74,16 @@ class ReuseEstimator:
         depth: float = 4.0,
         slots: int = 4096,
     ) -> None:
-        """`pool_blocks`: today's pool; what lies deeper than `depth` times that is forgotten."""
+        """`pool_blocks`: today's pool; what lies deeper than `depth` times that is forgotten.
+
+        With more than 65,536 samples everything deeper than the pool goes. What lies within it is always known, so
+        that memory grows with the pool: at worst (no chain longer than 8 blocks) by one sample a block.
+        """
         self.block_tokens = block_tokens
         self.histogram = ReuseHistogram(block_bytes)
         self._usable_blocks = pool_blocks - 1
         self._depth_blocks = max(int(depth * pool_blocks), 1)
+        self._max_keys = _MAX_KEYS
         self._stack = FreeStack(slots)
         self._table: dict[Hashable, _Owner] = {}
         self._held: dict[str, list[Hashable]] = {}
@@ -116,6 +123,11 @@ class ReuseEstimator:
             if event is None:
                 if counted and stop > done:
                     self.histogram.add(active, stop - done)
+            elif event is _FORGOTTEN:
+                if counted and stop > done:
+                    # Below all that is known, but the real pool had it.
+                    depth = active + spare + taken + self._stack.total + stop - done
+                    self.histogram.add(min(depth, self._usable_blocks), stop - done)
             elif stop > done:
                 distance = active + spare + taken + self._stack.newer(event) + 1 + max(done - event.start, 0)
                 if counted:
@@ -219,8 +231,9 @@ class ReuseEstimator:
             else:
                 runs.append((event, high))
         if hit_blocks > (runs[-1][1] if runs else 0):
-            # The real pool has more than was seen here: blocks that a running request has generated since.
-            runs.append((None, hit_blocks))
+            # The real pool has more than was seen here. A running request has generated it since if the known part
+            # is held to its end.
+            runs.append((None if runs and runs[-1][0] is None else _FORGOTTEN, hit_blocks))
         return runs
 
     def _end(
@@ -326,8 +339,25 @@ class ReuseEstimator:
     def _forget(self) -> None:
         stack = self._stack
         table = self._table
-        while stack and (stack.total - stack.oldest_blocks() > self._depth_blocks or len(table) > _MAX_KEYS):
+        while stack:
+            depth = stack.total - stack.oldest_blocks()
+            if depth <= self._usable_blocks or (depth <= self._depth_blocks and len(table) <= _MAX_KEYS):
+                break
             event = stack.drop_oldest()
             for key in event.keys:
                 if table.get(key) is event:
                     del table[key]
+        if len(table) > self._max_keys:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Samples of events that became empty otherwise than by a lookup stay behind; remove them if they are many."""
+        table = self._table
+        known = self._stack.total + sum(map(len, self._held.values()))
+        if len(table) > known + _MAX_KEYS:
+            self._table = table = {
+                key: owner
+                for key, owner in table.items()
+                if owner.__class__ is int or owner.start < owner.end  # type: ignore[union-attr]
+            }
+        self._max_keys = max(_MAX_KEYS, len(table) * 17 // 16)

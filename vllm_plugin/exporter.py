@@ -8,6 +8,7 @@ import socket
 import socketserver
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, Callable
 
@@ -18,6 +19,8 @@ from vllm_plugin.snapshots import SnapshotFolder, default_folder
 
 _PERIOD_SECONDS = 1.0
 _WORKER_PATIENCE_SECONDS = 10.0
+_MAX_CONNECTIONS = 8
+_REQUEST_SECONDS = 10.0
 
 
 def port_of(text: str | None) -> int:
@@ -143,11 +146,10 @@ class Exporter:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """GET /metrics and /healthz."""
+    """GET /metrics and /healthz, one request a connection: HTTP/1.0."""
 
     server: _Server
-    protocol_version = "HTTP/1.1"
-    timeout = 10
+    timeout = _REQUEST_SECONDS
 
     def do_GET(self) -> None:
         """Answer one request; the method's name is http.server's."""
@@ -175,13 +177,19 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(socketserver.ThreadingMixIn, HTTPServer):
-    """Both address families on one socket where the host has IPv6."""
+    """Both address families on one socket where the host has IPv6.
+
+    It shares vLLM's process, so connections are few and short whatever clients do.
+    """
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 4 * _MAX_CONNECTIONS
 
     def __init__(self, port: int, collect: Callable[[], str]) -> None:
         self.collect = collect
+        self._open: dict[socket.socket, float] = {}
+        """Since when each connection is open."""
         try:
             self.address_family = socket.AF_INET6
             super().__init__(("::", port), _Handler)
@@ -195,3 +203,26 @@ class _Server(socketserver.ThreadingMixIn, HTTPServer):
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "vllm-rightsizer", self.server_address[1]
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
+        """Called for each connection, in the thread that accepts: False closes it."""
+        if len(self._open) >= _MAX_CONNECTIONS:
+            return False
+        self._open[request] = time.monotonic()
+        return True
+
+    def service_actions(self) -> None:
+        """Called about twice a second and after each connection: end those that take too long."""
+        latest = time.monotonic() - _REQUEST_SECONDS
+        for request, since in list(self._open.items()):
+            if since < latest:
+                with suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Called at the end of each connection, however it ends."""
+        self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: a client that went away is no news in vLLM's log."""

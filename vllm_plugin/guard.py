@@ -39,7 +39,7 @@ class Hook:
                 self._strain = max(self._strain - _FORGIVEN_BY_SUCCESS, 0.0)
             return result
         except Exception as error:
-            self._failed(error)
+            self.failed(error)
             return None
         finally:
             self.seconds += time.perf_counter() - start
@@ -50,7 +50,8 @@ class Hook:
             self.active = False
             logger.warning("vllm-rightsizer's hook %s is off: %s. vLLM itself is not affected.", self.name, why)
 
-    def _failed(self, error: Exception) -> None:
+    def failed(self, error: Exception) -> None:
+        """The plugin's own code raised this: count it. For callers that cannot afford `run`."""
         self.errors += 1
         self._strain += 1
         logger.debug("vllm-rightsizer's hook %s failed", self.name, exc_info=True)

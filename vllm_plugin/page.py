@@ -71,7 +71,11 @@ def render(snapshots: Sequence[Mapping[str, Any]]) -> str:
     page.histogram(
         names.KV_REUSE_DISTANCE_BYTES,
         "Pool size, null block included, from which on each full block looked up is a hit.",
-        [(labels, engine["reuse_counts"], engine["reuse_sum_bytes"]) for labels, engine in per_engine],
+        [
+            (labels, engine["reuse_counts"], engine["reuse_sum_bytes"])
+            for labels, engine in per_engine
+            if engine["reuse_counts"]
+        ],
     )
     _hooks(page, snapshots)
     build = {(snapshot["version"], snapshot["loaded_from"]) for snapshot in snapshots}
@@ -108,7 +112,7 @@ def _hooks(page: _Page, snapshots: Sequence[Mapping[str, Any]]) -> None:
     page.family(
         names.HOOKS_ACTIVE,
         "gauge",
-        "0 where a hook found nothing to hook, or has switched itself off after errors.",
+        "0 where a hook found nothing to hook or is off after errors; reuse: 0 for several KV cache groups (no curve).",
         (({names.LABEL_HOOK: name}, int(all(h["active"] for n, h in hooks if n == name))) for name in by_name),
     )
 

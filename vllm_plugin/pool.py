@@ -13,6 +13,8 @@ from vllm_plugin.estimator import ReuseEstimator
 from vllm_plugin.guard import hook
 from vllm_plugin.peaks import RollingPeak
 
+_SCAN_SECONDS = 60.0
+
 
 class PoolTracker:
     """Counters, peaks and reuse distances of one `KVCacheManager`.
@@ -38,7 +40,11 @@ class PoolTracker:
         self._group_tokens = [int(getattr(spec, "block_size", self.block_tokens)) for spec in specs]
         self.caching = bool(getattr(manager, "enable_caching", True))
         self.estimator: ReuseEstimator | None = None
-        if self.block_bytes > 0 and self.block_tokens > 0:
+        reuse = hook("reuse")
+        if len(specs) > 1:
+            # Windows free blocks while requests run, and each group has an order of its own: one curve would be wrong.
+            reuse.switch_off(f"the model has {len(specs)} KV cache groups, so its reuse distances are not known")
+        elif self.block_bytes > 0 and self.block_tokens > 0:
             self.estimator = ReuseEstimator(
                 block_bytes=self.block_bytes, block_tokens=self.block_tokens, pool_blocks=self.blocks
             )
@@ -56,6 +62,8 @@ class PoolTracker:
         # Since 0.24 vLLM puts such blocks before the cached ones and hands them out first; that order makes the
         # count above exact. Where a connector or a window frees blocks in other ways, it has to be counted out.
         self._ordered = hasattr(manager.block_pool.free_block_queue, "prepend_n") and len(specs) == 1
+        self._scanned: tuple[float, int] | None = None
+        """When the reusable blocks were last counted out, and how many they were."""
 
     # --- In the scheduler's thread -----------------------------------------------------------------------------
 
@@ -146,6 +154,7 @@ class PoolTracker:
 
     def reset(self) -> None:
         """The prefix cache was emptied."""
+        self._scanned = None
         self._hashless = self.active_and_free()[1]
         self._spare = 0
         if self.estimator is not None:
@@ -166,13 +175,18 @@ class PoolTracker:
     # --- In any thread --------------------------------------------------------------------------------------------
 
     def reusable(self) -> int:
-        """Cached blocks that no request holds."""
+        """Cached blocks that no request holds; up to a minute old where they have to be counted out one by one."""
         pool = self._pool()
         if pool is None or not self.caching:
             return 0
         if self._ordered:
             return max(self.active_and_free()[1] - self._hashless, 0)
-        return sum(block.ref_cnt == 0 and block.block_hash is not None for block in pool.blocks)
+        now = time.monotonic()
+        if self._scanned is None or now - self._scanned[0] >= _SCAN_SECONDS:
+            found = int(sum(block.ref_cnt == 0 and block.block_hash is not None for block in pool.blocks))
+            self._scanned = now, found
+            return found
+        return self._scanned[1]
 
     def alive(self) -> bool:
         """False once vLLM has dropped the pool."""
@@ -186,10 +200,10 @@ class PoolTracker:
         estimator = self.estimator
         counts = list(estimator.histogram.counts) if estimator is not None else []
         capacity = self.blocks * self.block_bytes
-        headroom = 0.0
+        headroom: int | None = None
         if counts and self.block_tokens:
             knee = curve.knee_bytes(counts, self.lookup_tokens / self.block_tokens, capacity)
-            headroom = max(knee - active_peak * self.block_bytes, 0.0)
+            headroom = int(max(knee - active_peak * self.block_bytes, 0.0))
         floor = hook("floor").run(geometry.floor_blocks, self.config, self.vllm_config, self.max_model_len)
         return {
             "blocks": self.blocks,
@@ -200,7 +214,7 @@ class PoolTracker:
             "active_peak_bytes": active_peak * self.block_bytes,
             "demand_peak_bytes": max(self._demand_peak.peak(now), active_peak) * self.block_bytes,
             "reusable_bytes": self.reusable() * self.block_bytes,
-            "headroom_bytes": int(headroom),
+            "headroom_bytes": headroom,
             "floor_bytes": None if floor is None else floor * self.block_bytes,
             "preemptions": self.preemptions,
             "admissions_blocked": self.admissions_blocked,

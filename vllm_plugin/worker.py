@@ -26,12 +26,22 @@ class WorkerTracker:
         self.rank = int(getattr(worker, "rank", 0))
         self.on_cpu = str(getattr(worker.vllm_config.device_config, "device_type", "")) == "cpu"
         self._resident_bytes: int | None = None
-        self._taken_bytes: int | None = None
+        self._reserved_bytes: int | None = None
 
     def note_resident(self) -> None:
         """The CPU worker is about to subtract its resident size from what it may claim: note it as vLLM sees it."""
         with open("/proc/self/statm", encoding="ascii") as statm:
             self._resident_bytes = int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    def note_reserved(self) -> None:
+        """The worker has warmed up: note what torch holds for this process, CUDA graphs' pools included.
+
+        What is free on the device would tell of neighbours too.
+        """
+        worker: Any = self._worker()
+        kind = str(getattr(worker.vllm_config.device_config, "device_type", ""))
+        device: Any = getattr(sys.modules["torch"], kind, None)
+        self._reserved_bytes = int(device.memory_reserved(worker.device)) if hasattr(device, "memory_reserved") else 0
 
     def alive(self) -> bool:
         """False once vLLM has dropped the worker."""
@@ -51,6 +61,7 @@ class WorkerTracker:
         total = self._total(worker)
         components = self._components(worker)
         cache = worker.cache_config
+        allocated: int | None = None
         if (
             geometry.first_attribute(cache, "kv_cache_memory_bytes", "num_gpu_blocks_override") is None
             and total is not None
@@ -58,8 +69,13 @@ class WorkerTracker:
             allocated = self._requested(worker, total)
         else:
             # vLLM ignores the utilization then, so what it claims is what it took.
-            allocated = weights + capacity + max(self._overhead(worker, weights, capacity), sum(components.values()))
-        components["other"] = max(allocated - weights - capacity - sum(components.values()), 0)
+            overhead = self._overhead(weights, capacity, components)
+            if overhead is not None:
+                allocated = weights + capacity + max(overhead, sum(components.values()))
+        if allocated is None:
+            components = {}
+        else:
+            components["other"] = max(allocated - weights - capacity - sum(components.values()), 0)
         blocks = int(config.num_blocks)
         return {
             "rank": self.rank,
@@ -114,14 +130,10 @@ class WorkerTracker:
         non_torch = int(getattr(worker, "non_torch_memory", 0) or 0)
         return dict(zip(OVERHEAD_COMPONENTS, (activations, graphs, non_torch, 0)))
 
-    def _overhead(self, worker: Any, weights: int, capacity: int) -> int:
-        """What this rank took besides weights and pool, measured once, where vLLM did not measure it."""
-        if self._taken_bytes is None:
-            if self._resident_bytes is not None:
-                self._taken_bytes = max(self._resident_bytes - weights, 0)
-            elif hasattr(worker, "init_snapshot"):
-                free, _ = sys.modules["torch"].cuda.mem_get_info(worker.device)
-                self._taken_bytes = max(int(worker.init_snapshot.free_memory) - int(free) - weights - capacity, 0)
-            else:
-                self._taken_bytes = 0
-        return self._taken_bytes
+    def _overhead(self, weights: int, capacity: int, components: dict[str, int]) -> int | None:
+        """What this rank took besides weights and pool, where vLLM did not measure it; None while not known."""
+        if self.on_cpu:
+            return max((self._resident_bytes or 0) - weights, 0)
+        if self._reserved_bytes is None:
+            return None
+        return max(self._reserved_bytes - weights - capacity, 0) + components["non_torch"]

@@ -23,16 +23,21 @@ class Prompt:
 
 
 class Engine:
-    """A scheduler with a pool of `blocks`, driven step by step."""
+    """A scheduler with a pool of `blocks`, driven step by step.
 
-    def __init__(self, model: Path, blocks: int, *, asynchronous: bool = False, **arguments: Any) -> None:
+    With a `window` all layers but the first have sliding-window attention of so many tokens: a group of their own.
+    """
+
+    def __init__(
+        self, model: Path, blocks: int, *, asynchronous: bool = False, window: int = 0, **arguments: Any
+    ) -> None:
         import torch
         from vllm.engine.arg_utils import EngineArgs
         from vllm.utils.hashing import get_hash_fn_by_name
         from vllm.v1.core.kv_cache_utils import get_kv_cache_configs, get_request_block_hasher, init_none_hash
         from vllm.v1.core.sched.async_scheduler import AsyncScheduler
         from vllm.v1.core.sched.scheduler import Scheduler
-        from vllm.v1.kv_cache_interface import FullAttentionSpec
+        from vllm.v1.kv_cache_interface import FullAttentionSpec, SlidingWindowSpec
         from vllm.v1.structured_output import StructuredOutputManager
 
         options: dict[str, Any] = {
@@ -53,6 +58,11 @@ class Engine:
         spec = FullAttentionSpec(block_size=BLOCK_TOKENS, num_kv_heads=2, head_size=64, dtype=torch.float32)
         self.page_bytes = spec.page_size_bytes
         specs: dict[str, Any] = {f"layer.{number}": spec for number in range(LAYERS)}
+        if window:
+            sliding = SlidingWindowSpec(
+                block_size=BLOCK_TOKENS, num_kv_heads=2, head_size=64, dtype=torch.float32, sliding_window=window
+            )
+            specs.update({f"layer.{number}": sliding for number in range(1, LAYERS)})
         (config,) = get_kv_cache_configs(self.vllm_config, [specs], [blocks * LAYERS * spec.page_size_bytes])
         self.config = config
         self.vllm_config.cache_config.num_gpu_blocks = config.num_blocks

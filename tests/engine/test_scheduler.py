@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -114,6 +114,21 @@ def test_a_reset_cache_is_empty(engines: Make) -> None:
         assert engine.tracker.reusable() == engine.scan()[1]
 
 
+def test_several_groups_have_no_curve_but_all_the_rest(engines: Make) -> None:
+    reuse = hook("reuse")
+    active = reuse.active
+    engine = engines(600, window=8 * BLOCK_TOKENS)
+    engine.serve(traffic(9, 100), clients=8)
+    switched_off, reuse.active = not reuse.active, active
+    assert len(engine.config.kv_cache_groups) > 1
+    report = engine.tracker.report()
+    assert switched_off
+    assert (report["reuse_counts"], report["headroom_bytes"]) == ([], None)
+    assert (report["lookup_tokens"], report["hit_tokens"]) == (engine.queries, engine.hits)
+    assert engine.hits > 0 < report["active_peak_bytes"] <= report["demand_peak_bytes"]
+    assert (engine.tracker.active_and_free()[0], engine.tracker.reusable()) == engine.scan()
+
+
 def test_requests_that_are_given_up(engines: Make) -> None:
     from vllm.v1.request import RequestStatus
 
@@ -149,7 +164,20 @@ def test_one_observation_tells_the_hit_rate_of_other_pools(engines: Make) -> Non
     assert sum(map(abs, errors.values())) / len(errors) < 0.5, (real, errors)
 
 
-@pytest.mark.parametrize("broken", ["sought", "admitted", "before_free", "freed", "standing", "active_and_free"])
+def evicting(engine: Engine, prompts: Sequence[Prompt]) -> int:
+    """Serve, and evict as a connector does, though no block; says how many steps it took."""
+    steps = 0
+    for _ in engine.run(prompts, 16):
+        if hasattr(engine.pool, "evict_blocks"):
+            engine.pool.evict_blocks(set())
+        steps += 1
+    return steps
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["sought", "admitted", "before_free", "freed", "standing", "active_and_free", "handed_out", "uncounted"],
+)
 def test_whatever_breaks_in_the_plugin_vllm_does_the_same(
     engines: Make, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,16 +185,16 @@ def test_whatever_breaks_in_the_plugin_vllm_does_the_same(
 
     prompts = traffic(8, 120)
     sound = engines(420)
-    sound_steps = sum(1 for _ in sound.run(prompts, 16))
+    sound_steps = evicting(sound, prompts)
 
     def fail(*_: Any, **__: Any) -> None:
         raise AttributeError("gone in this vLLM")
 
-    hooks = [hook(name) for name in ("lookup", "admission", "free")]
+    hooks = [hook(name) for name in ("lookup", "admission", "free", "hand_outs", "evictions")]
     before = [(one.errors, one.active) for one in hooks]
     monkeypatch.setattr(PoolTracker, broken, fail)
     engine = engines(420)
-    steps = sum(1 for _ in engine.run(prompts, 16))
+    steps = evicting(engine, prompts)
     errors = sum(one.errors for one in hooks) - sum(errors for errors, _ in before)
     switched_off = [one.name for one in hooks if not one.active]
     for one, (_, active) in zip(hooks, before, strict=True):

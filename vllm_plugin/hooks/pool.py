@@ -124,10 +124,16 @@ def _reset(result: Any, _noted: Any, manager: Any, *_: Any, **__: Any) -> None:
 def _follow_hand_outs(pool: Any, tracker: PoolTracker) -> None:
     """Called for each batch of blocks handed out, so this wrapper does next to nothing and is not timed."""
     original = pool.get_new_blocks
+    of = hook("hand_outs")
 
     def get_new_blocks(*args: Any, **kwargs: Any) -> Any:
         blocks = original(*args, **kwargs)
-        tracker.handed_out(len(blocks))
+        if of.active:
+            try:
+                tracker.handed_out(len(blocks))
+            except Exception as error:
+                of.failed(error)
+                hook("evictions").run(tracker.uncounted)
         return blocks
 
     pool.get_new_blocks = get_new_blocks
@@ -141,7 +147,7 @@ def _follow_evictions(pool: Any, tracker: PoolTracker) -> None:
             continue
 
         def followed(*args: Any, _original: Any = original, **kwargs: Any) -> Any:
-            tracker.uncounted()
+            hook("evictions").run(tracker.uncounted)
             return _original(*args, **kwargs)
 
         setattr(pool, name, followed)

@@ -11,7 +11,7 @@ from vllm_plugin.worker import WorkerTracker
 
 
 def patch(module: ModuleType) -> None:
-    """Wrap `WorkerBase.__init__`; everything else is read from the worker later, by polling its attributes."""
+    """Wrap `WorkerBase.__init__`; nearly everything else is read from the worker later, by polling its attributes."""
     wrap(module.WorkerBase, "__init__", hook("worker"), after=_built)
 
 
@@ -23,4 +23,10 @@ def _built(_result: Any, _noted: Any, worker: Any, *_: Any, **__: Any) -> None:
             tracker.note_resident()
 
         wrap(worker, "determine_available_memory", hook("worker_memory"), before=measured)
+    elif not tracker.on_cpu:
+
+        def warmed_up(*_: Any, **__: Any) -> None:
+            tracker.note_reserved()
+
+        wrap(worker, "compile_or_warm_up_model", hook("worker_memory"), after=warmed_up)
     process.track_worker(tracker)

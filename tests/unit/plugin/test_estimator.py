@@ -6,12 +6,14 @@ import os
 import random
 import time
 import tracemalloc
+from collections import OrderedDict
 from collections.abc import Hashable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vllm_plugin.curve import hits_at
 from vllm_plugin.estimator import ReuseEstimator, position, sampled
 
 from .replay import BLOCK_TOKENS, Job, Replay, chain
@@ -180,6 +182,78 @@ def test_merged_events_keep_their_depth() -> None:
         distance = (estimator.histogram.sum_bytes - before) / 5 / (1 << 20) - 1
         assert distance == pytest.approx(5 * (2999 - number) + 3, rel=0.06, abs=10)
         estimator.free(f"again {number}", hashes, 0, released=0)
+
+
+def test_blocks_that_a_running_request_generated_hit_at_the_active_blocks() -> None:
+    estimator = new_estimator()
+    hashes = chain(range(5))
+    estimator.lookup("a", hashes[:2], 9, 0, hit_blocks=0)
+    estimator.lookup("b", hashes, 21, 6, hit_blocks=5)
+    assert finite(estimator) == 5
+    assert estimator.histogram.sum_bytes == 5 * 7 << 20
+
+
+@pytest.mark.parametrize(("freed", "distance"), [(20, 6 + 20 + 5), (200, 99)])
+def test_hits_that_were_forgotten_lie_below_all_that_is_known(freed: int, distance: int) -> None:
+    estimator = new_estimator()
+    for number in range(freed // 5):
+        hashes = chain([(number, block) for block in range(5)])
+        estimator.lookup(str(number), hashes, 21, 0, hit_blocks=0)
+        estimator.free(str(number), hashes, 21, released=5)
+    estimator.lookup("x", chain(range(5)), 21, 6, hit_blocks=5)
+    assert finite(estimator) == 5
+    assert estimator.histogram.sum_bytes == 5 * (distance + 1) << 20
+
+
+def test_big_pools_of_short_chains() -> None:
+    """100,000 blocks and chains of 8, all of which are samples: right at every size, against a plain LRU list."""
+    pool, documents, length = 100_000, 11_000, 8
+    estimator = ReuseEstimator(block_bytes=1 << 16, block_tokens=4, pool_blocks=pool)
+    lists: dict[int, OrderedDict[int, None]] = {pool // part: OrderedDict() for part in (1, 2, 4, 20)}
+    hits = dict.fromkeys(lists, 0)
+    random_ = random.Random(1)
+    for number in range(3 * documents):
+        document = number if number < documents else random_.randrange(documents)
+        hit = dict.fromkeys(lists, 0)
+        for size, kept in lists.items():
+            hit[size] = length if document in kept else 0
+            hits[size] += hit[size]
+            kept[document] = None
+            kept.move_to_end(document)
+            if len(kept) * length > size - 1:
+                kept.popitem(last=False)
+        hashes = [(document, block) for block in range(length)]
+        estimator.lookup(str(number), hashes, length * 4 + 1, 0, hit_blocks=hit[pool])
+        estimator.free(str(number), hashes, length * 4 + 1, released=length)
+    counts = estimator.histogram.counts
+    total = estimator.histogram.total
+    for size, found in hits.items():
+        assert hits_at(counts, size << 16) / total == pytest.approx(found / total, abs=0.01), size
+
+
+def test_the_table_stays_bounded() -> None:
+    """Short chains that never come back: samples of one pool, or 65,536, and somewhat more."""
+    for pool, most in ((10_000, 66_000), (80_000, 110_000)):
+        estimator = new_estimator(pool_blocks=pool)
+        for number in range(20_000):
+            hashes = [(number, block) for block in range(8)]
+            estimator.lookup(str(number), hashes, 33, 0, hit_blocks=0)
+            estimator.free(str(number), hashes, 33, released=8)
+        assert len(estimator._table) < most
+        assert len(estimator._table) >= min(pool - 8, 4 * pool)
+
+
+def test_samples_of_blocks_that_others_hold_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last block of a chain that is held to its end leaves an empty event behind."""
+    monkeypatch.setattr("vllm_plugin.estimator._MAX_KEYS", 100)
+    estimator = new_estimator()
+    shared = chain(range(9))
+    estimator.lookup("holder", shared, 37, 0, hit_blocks=0)
+    for number in range(2000):
+        hashes = [*shared, number]
+        estimator.lookup(str(number), hashes, 41, 0, hit_blocks=9)
+        estimator.free(str(number), hashes, 41, released=0)
+    assert len(estimator._table) < 250
 
 
 def test_samples_fix_their_positions() -> None:

@@ -8,10 +8,12 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from vllm_plugin import exporter as exporter_module
 from vllm_plugin import names, page
 from vllm_plugin.exporter import Exporter, port_of
 from vllm_plugin.snapshots import SnapshotFolder, default_folder, start_time
@@ -119,6 +122,17 @@ def test_the_histogram_is_cumulative_and_complete() -> None:
     assert [buckets[bound] for bound in (2.0 * MIB, 4.0 * MIB, float("inf"))] == [5, 12, 15]
     assert found[f"{name}_count", ENGINE_0] == 15
     assert found[f"{name}_sum", ENGINE_0] == 12345
+
+
+def test_an_engine_without_a_curve_has_no_histogram() -> None:
+    bare = {**engine(), "reuse_counts": [], "reuse_sum_bytes": 0, "headroom_bytes": None}
+    text = page.render([snapshot(engines=[bare])])
+    assert names.KV_REUSE_DISTANCE_BYTES not in text
+    assert names.PREFIX_CACHE_HEADROOM_BYTES not in text
+    assert samples(text)[names.REQUESTS, ENGINE_0] == 30
+    both = samples(page.render([snapshot(engines=[engine(), {**bare, "engine": 1}])]))
+    counts = [labels for name, labels in both if name == f"{names.KV_REUSE_DISTANCE_BYTES}_count"]
+    assert counts == [ENGINE_0]
 
 
 def test_an_engine_stands_for_rank_0_until_its_worker_reports() -> None:
@@ -298,3 +312,59 @@ def test_without_a_folder_a_process_shows_itself(
     exporters.append(Exporter(partial(snapshot, os.getpid(), engines=[engine()])))
     exporters[0].tick()
     assert get(port)[0] == 200
+
+
+def open_half(port: int, count: int) -> list[socket.socket]:
+    """Connections on which a request begins and does not go on."""
+    clients = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(count)]
+    for client in clients:
+        with suppress(OSError):
+            client.sendall(b"GET /metrics HT")
+    return clients
+
+
+def is_closed(client: socket.socket, seconds: float) -> bool:
+    client.settimeout(seconds)
+    try:
+        return client.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def test_half_open_connections_are_few_and_do_not_stay(
+    port: int, exporters: list[Exporter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter_module, "_REQUEST_SECONDS", 4.0)
+    exporters.append(Exporter(partial(snapshot, os.getpid(), engines=[engine()])))
+    exporters[0].tick()
+    threads = threading.active_count()
+    clients = open_half(port, 20)
+    try:
+        assert all(is_closed(client, 2) for client in clients[8:])
+        assert threading.active_count() - threads == 8
+        alive = [client for client in clients if not is_closed(client, 0.01)]
+        assert alive == clients[:8]
+        start = time.monotonic()
+        while alive and time.monotonic() - start < 10:
+            # Not even one that sends a byte now and then may stay.
+            for client in alive:
+                with suppress(OSError):
+                    client.sendall(b"x")
+            time.sleep(0.1)
+            alive = [client for client in alive if not is_closed(client, 0.01)]
+        assert not alive
+        assert get(port)[0] == 200
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_a_connection_is_closed_after_its_answer(port: int, exporters: list[Exporter]) -> None:
+    exporters.append(Exporter(partial(snapshot, os.getpid(), engines=[engine()])))
+    exporters[0].tick()
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answer.endswith(b"ok\n")
