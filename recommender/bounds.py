@@ -118,10 +118,20 @@ def max_kv_bound(policy: PolicySpec, pools: Pools) -> Bound | None:
     """What the policy allows at most; where vLLM would not start with that, the floor."""
     if policy.max_kv_bytes is None:
         return None
-    if policy.max_kv_bytes < pools.floor_bytes:
-        message = f"the policy's maxKV is {policy.max_kv}, less than vLLM starts with: the floor wins"
-        return Bound(name=FLOOR, kv_bytes=pools.floor_bytes, message=message)
+    conflict = max_kv_conflict(policy, pools)
+    if conflict:
+        return Bound(name=FLOOR, kv_bytes=pools.floor_bytes, message=conflict)
     return Bound(name=MAX_KV, kv_bytes=policy.max_kv_bytes, message=f"the policy's maxKV is {policy.max_kv}")
+
+
+def max_kv_conflict(policy: PolicySpec, pools: Pools) -> str:
+    """The sentence for a maxKV with which vLLM would not start; empty where it would."""
+    if policy.max_kv_bytes is None or policy.max_kv_bytes >= pools.floor_bytes:
+        return ""
+    return (
+        f"the policy's maxKV is {policy.max_kv}, below the {format_bytes(pools.floor_bytes)} without which vLLM does "
+        "not start: the floor wins"
+    )
 
 
 def pool_bound(pools: Pools) -> Bound:

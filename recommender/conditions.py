@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from recommender import bounds
 from recommender.api.objects import Condition
 from recommender.api.recommendations import (
     APPLIED,
@@ -18,7 +20,6 @@ from recommender.api.recommendations import (
     Target,
 )
 from recommender.api.units import format_bytes
-from recommender.bounds import HYSTERESIS_SHARE
 from recommender.sizing import COVERAGE, LOOKUPS, REQUESTS, Sizing
 from recommender.verification import Verification
 from recommender.windows import ROLLING_PARTS
@@ -79,8 +80,12 @@ def recommended(state: WorkloadState, sizing: Sizing | None, target: Target | No
     message = f"{format_bytes(target.kv_bytes)} of KV cache"
     if sizing is not None and sizing.message:
         message += f": {sizing.message}"
+    if sizing is not None and sizing.conflict and sizing.conflict not in message:
+        message += f"; {sizing.conflict}"
     if fault:
         return Verdict(RECOMMENDED, "True", "LastValidPolicy", message + fault)
+    if sizing is not None and sizing.conflict and target.bound_by == bounds.FLOOR:
+        return Verdict(RECOMMENDED, "True", "MaxKVBelowFloor", message)
     return Verdict(RECOMMENDED, "True", target.bound_by[0].upper() + target.bound_by[1:], message)
 
 
@@ -94,7 +99,7 @@ def applied(state: WorkloadState, target: Target | None) -> Verdict:
     blocks = [max(engine.blocks for engine in report.engines) for report in pods]
     exact = sum(count == target.kv_blocks for count in blocks)
     close = sum(
-        report.pod.applied and abs(count - target.kv_blocks) <= HYSTERESIS_SHARE * target.kv_blocks
+        report.pod.applied and abs(count - target.kv_blocks) <= bounds.HYSTERESIS_SHARE * target.kv_blocks
         for report, count in zip(pods, blocks, strict=True)
     )
     message = f"{exact} of {len(pods)} pods run with the recommended {target.kv_blocks} blocks"
@@ -123,11 +128,12 @@ def verified(verification: Verification | None) -> Verdict:
 
 
 def degraded(state: WorkloadState, verification: Verification | None, now: float) -> Verdict:
-    """Is the recommendation withdrawn? For at least W/6 after a pod did not do as promised."""
+    """Is the recommendation withdrawn? For at least W/6 after a pod did not do as promised; without a policy, which
+    says how long W is, until there is one."""
     if verification is not None and verification.status == "False":
         return Verdict(DEGRADED, "True", verification.reason, verification.message)
     stands = state.same_before.condition(DEGRADED) if state.same_before else None
-    window = state.policy.spec.observation_window_seconds if state.policy.spec else 0.0
+    window = state.policy.spec.observation_window_seconds if state.policy.spec else math.inf
     if (
         stands is not None
         and stands.status == "True"

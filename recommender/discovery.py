@@ -53,16 +53,27 @@ class Pod:
 
 
 def injected_pods(store: ObjectStore) -> list[Pod]:
-    """Every pod with our label; one that cannot be understood is passed over with a warning."""
+    """Every pod with our label that lives or should; one that cannot be understood is passed over with a warning."""
     found: list[Pod] = []
     for raw in store.list("Pod"):
         try:
             labels = raw["metadata"].get("labels") or {}
             if labels.get(LABEL_INJECTED):
-                found.append(_pod(raw))
+                pod = _pod(raw)
+                if not _is_over(raw, pod):
+                    found.append(pod)
         except (AttributeError, KeyError, LookupError, TypeError, ValueError) as error:
             logger.warning("pod %s is passed over: %s: %s", _name(raw), type(error).__name__, error)
     return found
+
+
+def _is_over(raw: Raw, pod: Pod) -> bool:
+    """Is it going or gone? A pod that failed by itself counts: its arguments may be why."""
+    status = raw.get("status") or {}
+    if raw["metadata"].get("deletionTimestamp") or status.get("phase") == "Succeeded":
+        return True
+    # A reason stands there where others ended the pod: evicted, preempted, its node shut down.
+    return status.get("phase") == "Failed" and (pod.failure is None or bool(status.get("reason")))
 
 
 def owner_of(store: ObjectStore, key: WorkloadKey) -> Raw | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from recommender import bounds, conditions
@@ -11,23 +11,29 @@ from recommender.api.object_store import Raw
 from recommender.api.objects import ObjectMeta, OwnerReference
 from recommender.api.policies import PolicySpec
 from recommender.api.recommendations import (
+    VERIFIED,
     Coverage,
     Measured,
     RecommendationSpec,
     RecommendationStatus,
     Resolved,
+    Target,
     TargetRef,
     VLLMRecommendation,
 )
 from recommender.api.workloads import recommendation_name
 from recommender.bounds import Pools
 from recommender.intervals import Series, interval_seconds
+from recommender.resolution import digest_of
 from recommender.samples import EngineFacts
 from recommender.sizing import Before, Sizing, size
+from recommender.standings import Standing
 from recommender.targets import gpu_totals, pools_of, savings_of, target_of
-from recommender.verification import Verification, tolerance, verify, worst
+from recommender.verification import FORGOTTEN, Verification, tolerance, verify, worst
 from recommender.windows import Window
 from recommender.workload_states import WorkloadState
+
+_UNKNOWN = Standing()
 
 
 @dataclass(frozen=True)
@@ -46,15 +52,24 @@ class Evaluation:
 
     recommendation: VLLMRecommendation
     assessment: Assessment
+    standing: Standing | None = None
+    """To be remembered for the fingerprint; None where nothing new is known."""
 
 
-def evaluate(state: WorkloadState, series: Sequence[Series], candidates: tuple[int, ...], now: float) -> Evaluation:
-    """`series` is what the history holds of the state's fingerprint, `candidates` what sizing asked for under its
-    policy during the last W/6; `now` in seconds since the epoch."""
+def evaluate(
+    state: WorkloadState,
+    series: Sequence[Series],
+    candidates: tuple[int, ...],
+    now: float,
+    standing: Standing = _UNKNOWN,
+) -> Evaluation:
+    """`series` and `standing` are what the history holds of the state's fingerprint, `candidates` what sizing asked
+    for under its policy during the last W/6; `now` in seconds since the epoch."""
     policy = state.policy.spec
     reporting = tuple(engine for report in state.current if report.reporting for engine in report.engines)
     stands = state.same_before.status if state.same_before else RecommendationStatus()
-    found = assess(policy, series, reporting, stands, candidates, now)
+    known = _known(standing, state, stands)
+    found = assess(policy, series, reporting, stands, candidates, now, known)
     sizing, pools, engines = found.sizing, found.pools, found.engines
     verification = _verification(state, series, sizing, now)
     degraded = conditions.degraded(state, verification, now)
@@ -87,7 +102,7 @@ def evaluate(state: WorkloadState, series: Sequence[Series], candidates: tuple[i
             verdicts, state.previous.status.conditions if state.previous else (), now
         ),
     )
-    return Evaluation(_object(state, status), found)
+    return Evaluation(_object(state, status), found, _standing(known, state, pools, sizing, target))
 
 
 def assess(
@@ -97,18 +112,43 @@ def assess(
     stands: RecommendationStatus,
     candidates: tuple[int, ...],
     now: float,
+    standing: Standing = _UNKNOWN,
 ) -> Assessment:
     """Size by the window that ends at `now`. `reporting`: engines that run; `stands`: the status that stands, where it
-    was made for the same fingerprint."""
+    was made for the same fingerprint; `standing`: what is remembered of that fingerprint."""
     if policy is None:
         return Assessment(engines=reporting)
     window = Window.of(series, now, policy.observation_window_seconds)
     engines = reporting or _seen_last(window)
     if not engines:
         return Assessment(window)
-    pools = pools_of(engines, _own_pool(stands, window))
-    before = None if stands.target is None else Before(stands.target.kv_blocks * pools.block_bytes, candidates)
+    pools = pools_of(engines, max(standing.own_bytes, _own_pool(stands, window)))
+    recommended = standing.recommended_bytes
+    if stands.target is not None:
+        recommended = stands.target.kv_blocks * pools.block_bytes
+    # Where it is not known, as in a history that began anew, a size sinks slowly all the same.
+    same_policy = standing.policy in (None, digest_of(policy))
+    before = None if recommended is None else Before(recommended, candidates, same_policy)
     return Assessment(window, engines, pools, size(window, pools, policy, before))
+
+
+def _known(standing: Standing, state: WorkloadState, stands: RecommendationStatus) -> Standing:
+    """What was recommended before counts where another fingerprint took the status; not where it was withdrawn."""
+    if state.same_before is not None and stands.target is None:
+        return replace(standing, recommended_bytes=None)
+    return standing
+
+
+def _standing(
+    known: Standing, state: WorkloadState, pools: Pools | None, sizing: Sizing | None, target: Target | None
+) -> Standing | None:
+    if pools is None or sizing is None:
+        return None
+    return Standing(
+        own_bytes=pools.own_bytes,
+        recommended_bytes=target.kv_blocks * pools.block_bytes if target else None,
+        policy=state.policy.digest if sizing.candidate_bytes is not None else known.policy,
+    )
 
 
 def _seen_last(window: Window) -> tuple[EngineFacts, ...]:
@@ -132,7 +172,12 @@ def _verification(
     if policy is None:
         return None
     loss = tolerance(sizing.knees if sizing else None, policy)
-    return worst([verify(report, series, policy, loss, now) for report in state.current if report.pod.applied])
+    found = [verify(report, series, policy, loss, now) for report in state.current if report.pod.applied]
+    lately = [one for one in found if one.reason != FORGOTTEN]
+    stood = state.same_before.condition(VERIFIED) if state.same_before else None
+    if found and not lately and stood is not None and stood.status == "True":
+        return Verification("True", stood.reason, stood.message)
+    return worst(lately or found)
 
 
 def _measured(window: Window, engines: Sequence[EngineFacts]) -> Measured:

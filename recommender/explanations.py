@@ -123,12 +123,15 @@ def explain(store: ObjectStore, history_path: Path, namespace: str, name: str) -
             return _without_data(recommendation, policy)
         series = history.series(key, fingerprint, end - window_seconds - interval_seconds(window_seconds))
         candidates = history.candidates(key, fingerprint, policy.digest, end - window_seconds / ROLLING_PARTS)
+        standing = history.standing(key, fingerprint)
     # What pods say of themselves now is not asked for: the history knows what they said.
-    found = assess(policy.spec, series, (), recommendation.status, candidates, end)
+    found = assess(policy.spec, series, (), recommendation.status, candidates, end, standing)
     window, pools, sizing = found.window, found.pools, found.sizing
     target = recommendation.status.target
     decided_by = target.bound_by if target else ""
-    decision = next((bound.message for bound in recommendation.status.bounds if bound.name == decided_by), "")
+    # Of two by one name the later decides: the floor, and a maxKV below it.
+    asked = reversed(recommendation.status.bounds)
+    decision = next((bound.message for bound in asked if bound.name == decided_by), "")
     return Explanation(
         recommendation=recommendation,
         at=_moment(end),

@@ -25,8 +25,14 @@ _BUCKET_OF = {f"{bound:.9e}": index for index, bound in enumerate(names.REUSE_BU
 """Bounds by nine digits: exporters differ in how they write a double."""
 
 _OF_THE_REUSE_HISTOGRAM = tuple(names.KV_REUSE_DISTANCE_BYTES + suffix for suffix in ("_bucket", "_sum", "_count"))
-_ABOUT_THE_PLUGIN = (names.HOOK_SECONDS, names.HOOK_ERRORS, names.HOOKS_ACTIVE)
-"""Its own cost and health, a series a hook: no figure of an engine."""
+_ABOUT_THE_PLUGIN = (names.HOOK_SECONDS, names.HOOK_ERRORS)
+"""Its own cost, a series a hook: no figure of an engine."""
+
+_INDISPENSABLE_HOOKS = ("kv_cache_manager", "lookup", "admission", "free")
+"""Without one of them the figures stand still, and look like those of a quiet service."""
+
+_REUSE_HOOK = "reuse"
+_SEVERAL_KV_GROUPS = "the model has several KV groups (hybrid), which are not modelled yet: today's pool stays"
 
 _LARGEST_BLOCK_TOKENS = 1 << 20
 
@@ -39,14 +45,22 @@ def parse_page(text: str) -> PodSample:
     page = _Page(text)
     if not page.values:
         raise RefusedSampleError(f"the page has none of the plugin's metrics ({names.PREFIX}...)")
+    off = next((hook for hook in _INDISPENSABLE_HOOKS if not page.hooks.get(hook, True)), None)
+    if off is not None:
+        raise RefusedSampleError(
+            f"the plugin's hook {off} is off, its figures stand still: the pod's log says why, a new pod tries again"
+        )
     engines = page.engines()
     if not engines:
         raise RefusedSampleError(
             f"the page has no {names.KV_CACHE_CAPACITY_BYTES}: vLLM is still starting, or the model keeps no KV cache"
         )
+    if not page.buckets or not page.hooks.get(_REUSE_HOOK, True):
+        raise RefusedSampleError(f"the page has no {names.KV_REUSE_DISTANCE_BYTES}: {_SEVERAL_KV_GROUPS}")
     return PodSample(
         plugin_version=page.info.get("plugin_version") or page.info.get("version") or "",
         engines=tuple(_engine_sample(page, engine) for engine in engines),
+        hooks=page.hooks,
     )
 
 
@@ -58,12 +72,16 @@ class _Page:
         self.components: dict[Key, float] = {}
         self.buckets: dict[str, dict[int, float]] = {}
         self.info: dict[str, str] = {}
+        self.hooks: dict[str, bool] = {}
         for name, labels, value in _samples(text):
             self._take(name, labels, value)
 
     def _take(self, name: str, labels: dict[str, str], value: float) -> None:
         if name in (names.BUILD_INFO, names.ENGINE_INFO):
             self.info.update(labels)
+            return
+        if name == names.HOOKS_ACTIVE:
+            self.hooks[labels.get(names.LABEL_HOOK, "")] = value != 0
             return
         if name in _ABOUT_THE_PLUGIN:
             return
@@ -113,7 +131,7 @@ class _Page:
     def reuse(self, engine: str) -> tuple[int, ...]:
         found = self.buckets.get(engine, self.buckets.get(""))
         if found is None:
-            raise RefusedSampleError(f"the page has no {names.KV_REUSE_DISTANCE_BYTES}")
+            raise RefusedSampleError(f"the page has no {names.KV_REUSE_DISTANCE_BYTES} of engine {engine}")
         if len(found) != BUCKETS:
             raise RefusedSampleError(
                 f"{names.KV_REUSE_DISTANCE_BYTES} has {len(found)} buckets instead of {BUCKETS}: "

@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from recommender.api.workloads import WorkloadRef
-from recommender.histograms import UnreadableHistogramError, from_blob, to_blob
+from recommender.histograms import BUCKETS, UnreadableHistogramError, from_blob, to_blob
 from recommender.history_files import (
     UnreadableHistoryError,
     connect_to_read,
@@ -28,6 +28,7 @@ from recommender.intervals import ClosedInterval, Interval, Series
 from recommender.keys import SeriesKey, WorkloadKey
 from recommender.recording import Baseline
 from recommender.samples import Counters, EngineFacts, Rank
+from recommender.standings import Standing
 
 _INTERVAL_COLUMNS = tuple(field.name for field in dataclasses.fields(Interval))
 _ADD_INTERVAL = (
@@ -39,6 +40,7 @@ _READ_INTERVALS = f"""
     FROM workloads JOIN series ON series.workload = workloads.id JOIN intervals ON intervals.series = series.id
     WHERE workloads.id = ? AND intervals.start >= ? ORDER BY intervals.start
 """
+_Stored = TypeVar("_Stored")
 _WORKLOAD = "namespace = ? AND owner_group = ? AND kind = ? AND name = ? AND container = ? AND fingerprint = ?"
 
 
@@ -80,7 +82,9 @@ class HistoryReader:
             intervals.setdefault(row[0], []).append(self._interval(row[1:]))
         return tuple(
             Series(
-                SeriesKey(workload, fingerprint, pod, uid, engine), _facts_of(facts), tuple(intervals.get(series, ()))
+                SeriesKey(workload, fingerprint, pod, uid, engine),
+                self._parsed(facts, _facts_of),
+                tuple(intervals.get(series, ())),
             )
             for series, pod, uid, engine, facts in engines
         )
@@ -93,7 +97,7 @@ class HistoryReader:
                 "SELECT counters, seen_at FROM series WHERE workload = ? AND pod = ? AND uid = ? AND engine = ?",
                 (number, key.pod, key.uid, key.engine),
             ).fetchone()
-        return None if row is None else Baseline(_counters_of(row[0]), row[1])
+        return None if row is None else Baseline(self._parsed(row[0], _counters_of), row[1])
 
     def candidates(self, workload: WorkloadKey, fingerprint: str, policy: str, since: float) -> tuple[int, ...]:
         """KV bytes that sizing asked for under a policy (its digest), oldest first."""
@@ -103,6 +107,15 @@ class HistoryReader:
                 (self._workload(workload, fingerprint), policy, since),
             ).fetchall()
         return tuple(row[0] for row in rows)
+
+    def standing(self, workload: WorkloadKey, fingerprint: str) -> Standing:
+        """What is remembered of a workload under a fingerprint."""
+        with translated(self.path):
+            row = self._connection.execute(
+                "SELECT own_bytes, recommended_bytes, policy FROM standings WHERE workload = ?",
+                (self._workload(workload, fingerprint),),
+            ).fetchone()
+        return Standing() if row is None else Standing(*row)
 
     def policies(self) -> dict[str, str]:
         """The last valid spec, as JSON, of every policy ever used."""
@@ -125,6 +138,14 @@ class HistoryReader:
         ).fetchone()
         return None if row is None else int(row[0])
 
+    def _parsed(self, text: str, parse: Callable[[Any], _Stored]) -> _Stored:
+        try:
+            return parse(json.loads(text))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UnreadableHistoryError(
+                f"the history {self.path} is damaged: {type(error).__name__}: {error}"
+            ) from error
+
     def _interval(self, columns: tuple[Any, ...]) -> Interval:
         fields = dict(zip(_INTERVAL_COLUMNS, columns, strict=True))
         try:
@@ -139,6 +160,7 @@ class History(HistoryReader):
     def __init__(self, path: Path, connection: sqlite3.Connection, lock: ExitStack) -> None:
         super().__init__(path, connection)
         self._lock = lock
+        self.is_closed = False
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -152,14 +174,25 @@ class History(HistoryReader):
 
     def close(self) -> None:
         super().close()
+        self.is_closed = True
         self._lock.close()
 
     def start_anew(self) -> Path:
-        """Set the present file aside and begin an empty one; the name of the old."""
+        """Set the present file aside and begin an empty one; the name of the old.
+
+        Raises `HistoryError` where none can be begun now: then `reopen` is for later.
+        """
+        # SQLite removes side files by their names: the old one is closed before the names belong to the new one.
         self._connection.close()
+        self.is_closed = True
         aside = set_aside(self.path)
-        self._connection = connect_to_write(self.path)
+        self.reopen()
         return aside
+
+    def reopen(self) -> None:
+        """Open the store again, a new one where there is none. Raises `HistoryError`."""
+        self._connection = connect_to_write(self.path)
+        self.is_closed = False
 
     def append(self, intervals: Iterable[ClosedInterval]) -> None:
         """Store intervals and where their counters stood, all or none."""
@@ -182,6 +215,15 @@ class History(HistoryReader):
                 (self._made_workload(workload, fingerprint), policy, at, kv_bytes, expires),
             )
 
+    def remember_standing(self, workload: WorkloadKey, fingerprint: str, standing: Standing, expires: float) -> None:
+        """Keep what holds of a workload under a fingerprint, as long as its series at least."""
+        with translated(self.path), self._transaction():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO standings (workload, own_bytes, recommended_bytes, policy, expires) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (self._made_workload(workload, fingerprint), *dataclasses.astuple(standing), expires),
+            )
+
     def remember_policy(self, name: str, spec: str) -> None:
         """Keep the last valid spec of a policy."""
         with translated(self.path), self._transaction():
@@ -195,8 +237,11 @@ class History(HistoryReader):
             # A series lasts as long as its last interval: its number must not be given to another before.
             self._connection.execute("DELETE FROM series WHERE expires < ?", (now,))
             self._connection.execute(
+                "DELETE FROM standings WHERE expires < ? AND workload NOT IN (SELECT workload FROM series)", (now,)
+            )
+            self._connection.execute(
                 "DELETE FROM workloads WHERE id NOT IN (SELECT workload FROM series) "
-                "AND id NOT IN (SELECT workload FROM candidates)"
+                "AND id NOT IN (SELECT workload FROM candidates) AND id NOT IN (SELECT workload FROM standings)"
             )
 
     def _transaction(self) -> sqlite3.Connection:
@@ -245,11 +290,12 @@ def _identity(workload: WorkloadKey, fingerprint: str) -> tuple[str, ...]:
     return (workload.namespace, owner.group, owner.kind, owner.name, workload.container, fingerprint)
 
 
-def _facts_of(text: str) -> EngineFacts:
-    fields = json.loads(text)
+def _facts_of(fields: Any) -> EngineFacts:
     return EngineFacts(**{**fields, "ranks": tuple(Rank(**rank) for rank in fields["ranks"])})
 
 
-def _counters_of(text: str) -> Counters:
-    fields = json.loads(text)
-    return Counters(**{**fields, "reuse": tuple(fields["reuse"])})
+def _counters_of(fields: Any) -> Counters:
+    counters = Counters(**{**fields, "reuse": tuple(fields["reuse"])})
+    if len(counters.reuse) != BUCKETS:
+        raise ValueError(f"{len(counters.reuse)} buckets instead of {BUCKETS}")
+    return counters

@@ -13,7 +13,7 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE workloads (
     id INTEGER PRIMARY KEY,
@@ -44,6 +44,14 @@ CREATE TABLE candidates (
 CREATE INDEX candidates_by_workload ON candidates (workload, policy, at);
 CREATE TABLE policies (name TEXT PRIMARY KEY, spec TEXT NOT NULL);
 """
+_STANDINGS = """
+CREATE TABLE standings (
+    workload INTEGER PRIMARY KEY REFERENCES workloads (id),
+    own_bytes INTEGER NOT NULL, recommended_bytes INTEGER, policy TEXT, expires REAL NOT NULL
+);
+"""
+_ADDED_SINCE = {1: _STANDINGS}
+"""Layout -> what the next one has besides."""
 _SPOILT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)
 _SIDE_FILES = ("", "-wal", "-shm")
 
@@ -151,7 +159,9 @@ def _opened(path: Path) -> sqlite3.Connection:
             # In WAL mode NORMAL loses nothing when the process dies, and never the file's integrity.
             connection.execute("PRAGMA synchronous = NORMAL")
             if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+                connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = 1; COMMIT;")
+            while (added := _ADDED_SINCE.get(_version(connection))) is not None:
+                connection.executescript(f"BEGIN; {added} PRAGMA user_version = {_version(connection) + 1}; COMMIT;")
             _require_version(connection, path)
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
@@ -162,8 +172,12 @@ def _opened(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
 def _require_version(connection: sqlite3.Connection, path: Path) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    version = _version(connection)
     if version != _SCHEMA_VERSION:
         raise UnreadableHistoryError(
             f"the history {path} has layout {version}, this release reads {_SCHEMA_VERSION}: "

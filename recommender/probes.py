@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -11,24 +10,11 @@ from fastapi import FastAPI, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from recommender.api.listening import ListenError, bound_socket
 
-class PortInUseError(Exception):
-    """The port cannot be listened on; the message says which, and what to do."""
+__all__ = ["PortInUseError", "ProbeServer", "bound_socket", "probes"]
 
-
-def bound_socket(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises `PortInUseError`."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise PortInUseError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; free it, or choose another with --port"
-        ) from error
-    return listening
+PortInUseError = ListenError
 
 
 def probes(registry: CollectorRegistry, alive: Callable[[], str | None], ready: Callable[[], str | None]) -> FastAPI:

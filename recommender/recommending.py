@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 import math
 import time
@@ -61,8 +63,10 @@ class Recommender:
         self._telemetry = telemetry
         self._observer = Observer(history, telemetry)
         self._known_policies = history.policies()
+        self._stored_policies = dict(self._known_policies)
         self._resolver = Resolver(store, self._known_policies)
         self._evaluated: dict[WorkloadKey, _Evaluated] = {}
+        self._troubles: dict[WorkloadKey, str] = {}
         self.period = SHORTEST_PERIOD_SECONDS
         """Seconds until the next round is due."""
 
@@ -74,8 +78,11 @@ class Recommender:
     async def round(self) -> None:
         """Look at all pods once, and evaluate the workloads that are due."""
         try:
+            if self._history.is_closed:
+                self._observer.stored(self._history.reopen)
             await self._round()
         except UnreadableHistoryError as error:
+            self._stored_policies = {}
             aside = self._history.start_anew()
             logger.error("%s; it was set aside as %s and a new history begins", error, aside)
 
@@ -87,6 +94,7 @@ class Recommender:
         states = {key: self._state(key, reports.get(key, ())) for key in self._workloads(reports)}
         windows = {key: _window_seconds(state) for key, state in states.items()}
         self.period = scrape_period(windows.values())
+        self._store_policies()
         now = time.time()
         reports = reports_of(pods, self._observer.observe(scrapes, windows, now, self.period))
         self._telemetry.pods.set(len(pods))
@@ -95,6 +103,7 @@ class Recommender:
             # Probes are answered between two workloads.
             await asyncio.sleep(0)
         self._evaluated = {key: self._evaluated[key] for key in states if key in self._evaluated}
+        self._troubles = {key: self._troubles[key] for key in states if key in self._troubles}
         recommended = sum(one.recommended for one in self._evaluated.values())
         self._telemetry.workloads.labels("true").set(recommended)
         self._telemetry.workloads.labels("false").set(len(states) - recommended)
@@ -125,15 +134,16 @@ class Recommender:
         )
         policy = self._resolver.policy(automation.policy)
         if policy.spec is not None and policy.fault is None:
-            self._remember(policy.name, policy.spec)
+            self._known_policies[policy.name] = canonical(policy.spec)
         return WorkloadState(key, reports, automation, policy, self._previous(key), owner)
 
-    def _remember(self, name: str, spec: PolicySpec) -> None:
-        text = canonical(spec)
-        if self._known_policies.get(name) != text and self._observer.stored(
-            lambda: self._history.remember_policy(name, text)
-        ):
-            self._known_policies[name] = text
+    def _store_policies(self) -> None:
+        """Keep the last valid spec of each policy, also in a history that begins anew."""
+        for name, spec in self._known_policies.items():
+            if self._stored_policies.get(name) != spec and self._observer.stored(
+                functools.partial(self._history.remember_policy, name, spec)
+            ):
+                self._stored_policies[name] = spec
 
     def _previous(self, key: WorkloadKey) -> VLLMRecommendation | None:
         name = recommendation_name(key.workload, key.container)
@@ -144,7 +154,10 @@ class Recommender:
             return VLLMRecommendation.from_json(raw)
         except InvalidObjectError as error:
             logger.warning("%s; it is written anew", error)
-            return None
+        # What a person said in the spec stays, whatever the status has become.
+        with contextlib.suppress(InvalidObjectError):
+            return VLLMRecommendation.from_json({**raw, "status": {}})
+        return None
 
     def _evaluate_if_due(self, state: WorkloadState, window_seconds: float, now: float) -> None:
         slot = math.floor(now / interval_seconds(window_seconds))
@@ -160,8 +173,12 @@ class Recommender:
             except Exception as error:
                 # One workload's trouble is not the others'.
                 self._telemetry.evaluations.labels("failed").inc()
-                logger.error("%s cannot be evaluated: %s: %s", state.key, type(error).__name__, error)
+                trouble = f"{type(error).__name__}: {error}"
+                if self._troubles.get(state.key) != trouble:
+                    logger.error("%s cannot be evaluated: %s", state.key, trouble)
+                self._troubles[state.key] = trouble
                 return
+        self._troubles.pop(state.key, None)
         self._telemetry.evaluations.labels("written" if written else "unchanged").inc()
         target = evaluation.recommendation.status.target
         self._evaluated[state.key] = _Evaluated(slot, inputs, target is not None)
@@ -173,14 +190,22 @@ class Recommender:
         candidates = self._history.candidates(
             state.key, fingerprint, policy.digest, now - window_seconds / ROLLING_PARTS
         )
-        evaluation = evaluate(state, series, candidates, now)
-        written = self._store.apply(evaluation.recommendation.to_json())
+        standing = self._history.standing(state.key, fingerprint)
+        evaluation = evaluate(state, series, candidates, now, standing)
+        write = self._store.apply if state.previous is None else self._store.apply_status
+        written = write(evaluation.recommendation.to_json())
         sizing = evaluation.assessment.sizing
         candidate = sizing.candidate_bytes if sizing is not None else None
         if candidate is not None:
             expires = now + window_seconds / ROLLING_PARTS
             self._observer.stored(
                 lambda: self._history.add_candidate(state.key, fingerprint, policy.digest, now, candidate, expires)
+            )
+        found = evaluation.standing
+        if found is not None:
+            expires_with_window = now + window_seconds
+            self._observer.stored(
+                lambda: self._history.remember_standing(state.key, fingerprint, found, expires_with_window)
             )
         return evaluation, written
 
@@ -202,7 +227,11 @@ def _inputs(state: WorkloadState) -> tuple[object, ...]:
         )
         for report in state.reports
     )
-    return (state.automation, state.policy.digest, state.policy.fault, state.previous is None, pods)
+    return (state.automation, state.policy.digest, state.policy.fault, not _has_status(state.previous), pods)
+
+
+def _has_status(recommendation: VLLMRecommendation | None) -> bool:
+    return recommendation is not None and bool(recommendation.status.conditions)
 
 
 def _log_change(state: WorkloadState, evaluation: Evaluation) -> None:

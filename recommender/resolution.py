@@ -41,12 +41,17 @@ class ResolvedPolicy:
     @property
     def digest(self) -> str:
         """Changes whenever the policy does: sizes asked for under one are not compared with those under another."""
-        return "" if self.spec is None else hashlib.sha256(canonical(self.spec).encode()).hexdigest()[:16]
+        return "" if self.spec is None else digest_of(self.spec)
 
 
 def canonical(spec: PolicySpec) -> str:
     """The spec as JSON, equal for equal specs."""
     return json.dumps(spec.to_json(), sort_keys=True)
+
+
+def digest_of(spec: PolicySpec) -> str:
+    """Equal for equal specs, and short."""
+    return hashlib.sha256(canonical(spec).encode()).hexdigest()[:16]
 
 
 class Resolver:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from recommender.histograms import BUCKETS
 
@@ -101,3 +102,5 @@ class PodSample:
 
     plugin_version: str
     engines: tuple[EngineSample, ...]
+    hooks: Mapping[str, bool] = field(default_factory=dict)
+    """Which of the plugin's hooks are active, by name."""

@@ -35,12 +35,13 @@ class Guard:
 class Before:
     """What was recommended for the same fingerprint, and what sizing asked for in the last W/6.
 
-    Without `candidates` the size was found under another policy: then it does not hold back a smaller one, as people
-    who change a policy expect to see its effect.
+    A size found under another policy does not hold back a smaller one, as people who change a policy expect to see
+    its effect. Under the same one, without `candidates`, nobody asked for as long: then it counts as asked for now.
     """
 
     kv_bytes: int
     candidates: tuple[int, ...] = ()
+    same_policy: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,12 @@ class Sizing:
     kv_bytes: int | None = None
     bound_by: str = ""
     message: str = ""
+    conflict: str = ""
+    """Where the policy cannot be followed, whatever the size: a sentence."""
     bounds: tuple[Bound, ...] = ()
     candidate_bytes: int | None = None
-    """What the window asks for by itself; to be remembered for `Before.candidates`."""
+    """What is to be remembered for `Before.candidates`: what the window asks for by itself, or, after a pause of the
+    evaluations, what was recommended before."""
     knees: Knees | None = None
     predicted_hit_rate: float | None = None
 
@@ -67,21 +71,23 @@ class Sizing:
 class _Choice:
     """A size on its way through the rules: the last rule that changed it is the one that bound it."""
 
-    kv_bytes: int
-    bound_by: str
+    kv_bytes: int = 0
+    decided: Bound | None = None
     asked: list[Bound] = field(default_factory=list)
 
     def at_least(self, bound: Bound | None) -> None:
         if bound is not None:
             self.asked.append(bound)
             if bound.kv_bytes > self.kv_bytes:
-                self.kv_bytes, self.bound_by = bound.kv_bytes, bound.name
+                self.kv_bytes, self.decided = bound.kv_bytes, bound
 
     def at_most(self, bound: Bound | None) -> None:
         if bound is not None:
             self.asked.append(bound)
-            if bound.kv_bytes < self.kv_bytes:
-                self.kv_bytes, self.bound_by = bound.kv_bytes, bound.name
+            # The later one of the same name says more: why the floor is a ceiling, too.
+            again = self.decided is not None and bound.name == self.decided.name and bound.kv_bytes == self.kv_bytes
+            if bound.kv_bytes < self.kv_bytes or again:
+                self.kv_bytes, self.decided = bound.kv_bytes, bound
 
 
 def size(window: Window, pools: Pools, policy: PolicySpec, before: Before | None = None) -> Sizing:
@@ -95,7 +101,7 @@ def size(window: Window, pools: Pools, policy: PolicySpec, before: Before | None
     if before is not None:
         message = "there is not enough data to change it: what was recommended before stays"
         held = Bound(name=bounds.HELD, kv_bytes=before.kv_bytes, message=message)
-        return Sizing(guards, before.kv_bytes, bounds.HELD, message, (held, bounds.pool_bound(pools)))
+        return Sizing(guards, before.kv_bytes, bounds.HELD, message, bounds=(held, bounds.pool_bound(pools)))
     message = "; ".join(guard.message for guard in guards if not guard.passed)
     return Sizing(guards, message=message, bounds=(bounds.pool_bound(pools),))
 
@@ -135,7 +141,7 @@ def _sized(
     growth: Bound | None,
 ) -> Sizing:
     found = bounds.knees(window, pools, policy)
-    choice = _Choice(0, "")
+    choice = _Choice()
     for asking in (
         bounds.hit_rate_bound(found, policy),
         bounds.demand_bound(window, pools, policy),
@@ -144,7 +150,10 @@ def _sized(
     ):
         choice.at_least(asking)
     candidate = choice.kv_bytes
-    choice.at_least(_kept(_whole_blocks(candidate, pools), before))
+    kept = _kept(_whole_blocks(candidate, pools), before)
+    choice.at_least(kept)
+    if before is not None and not before.candidates and kept is not None:
+        candidate = kept.kv_bytes
     if growth is None:
         choice.at_most(bounds.pool_bound(pools))
     else:
@@ -152,7 +161,7 @@ def _sized(
         choice.at_least(growth)
     choice.at_most(bounds.max_kv_bound(policy, pools))
     choice.at_least(bounds.pressure_bound(window, pools))
-    return _in_blocks(window, pools, choice, guards, candidate=candidate, found=found)
+    return _in_blocks(window, pools, policy, choice, guards, candidate=candidate, found=found)
 
 
 def _grown(
@@ -163,7 +172,7 @@ def _grown(
     guards: tuple[Guard, ...],
     growth: Bound,
 ) -> Sizing:
-    choice = _Choice(0, "")
+    choice = _Choice()
     if before is not None:
         message = "what was recommended before"
         choice.at_least(Bound(name=bounds.HELD, kv_bytes=before.kv_bytes, message=message))
@@ -171,13 +180,16 @@ def _grown(
     choice.at_least(growth)
     choice.at_most(bounds.max_kv_bound(policy, pools))
     choice.at_least(bounds.pressure_bound(window, pools))
-    return _in_blocks(window, pools, choice, guards)
+    return _in_blocks(window, pools, policy, choice, guards)
 
 
 def _kept(candidate: int, before: Before | None) -> Bound | None:
     """What the former size says against a smaller one: nothing, once it has been too large by a tenth for W/6."""
-    if before is None or not before.candidates or candidate >= before.kv_bytes:
+    if before is None or candidate >= before.kv_bytes or not (before.candidates or before.same_policy):
         return None
+    if not before.candidates:
+        message = "nothing was evaluated during the last sixth of the window: what was recommended before stays"
+        return Bound(name=bounds.HYSTERESIS, kv_bytes=before.kv_bytes, message=message)
     asked_lately = max((candidate, *before.candidates))
     smallest_step = before.kv_bytes * (1 - bounds.HYSTERESIS_SHARE)
     if asked_lately > smallest_step:
@@ -202,6 +214,7 @@ def _whole_blocks(kv_bytes: int, pools: Pools) -> int:
 def _in_blocks(
     window: Window,
     pools: Pools,
+    policy: PolicySpec,
     choice: _Choice,
     guards: tuple[Guard, ...],
     candidate: int | None = None,
@@ -214,12 +227,12 @@ def _in_blocks(
         max(bounds.device_bound(pools).kv_bytes // pools.block_bytes, 1),
     )
     kv_bytes = blocks * pools.block_bytes
-    message = next((bound.message for bound in choice.asked if bound.name == choice.bound_by), "")
     return Sizing(
         guards=guards,
         kv_bytes=kv_bytes,
-        bound_by=choice.bound_by,
-        message=message,
+        bound_by=choice.decided.name if choice.decided else "",
+        message=choice.decided.message if choice.decided else "",
+        conflict=bounds.max_kv_conflict(policy, pools),
         bounds=tuple(choice.asked),
         candidate_bytes=candidate,
         knees=found,

@@ -9,12 +9,13 @@ from typing import Literal
 from recommender.api.policies import PolicySpec
 from recommender.api.units import parse_duration
 from recommender.bounds import Knees
-from recommender.intervals import Series
+from recommender.intervals import Series, interval_seconds
 from recommender.windows import Window
 from recommender.workload_states import PodReport
 
 START_FAILED, NOT_READY, PREEMPTED, HIT_RATE_LOST = "StartFailed", "NotReady", "Preempted", "HitRateLost"
 STARTING, SETTLING, KEPT = "Starting", "Settling", "AsPredicted"
+NOTHING_OBSERVED, FORGOTTEN = "NothingObserved", "SettledLongAgo"
 
 
 @dataclass(frozen=True)
@@ -32,28 +33,35 @@ def verify(
     """Judge one pod by what it did while it settled: later trouble is the traffic's, and sizing answers it.
 
     The hit rate is held against the curve of the pod's own lookups at the size it runs with, so that a quiet or busy
-    hour is no fault of the recommendation.
+    hour is no fault of the recommendation. For the same reason a pod that was seen at work and is not ready now proves
+    nothing: it is drained, replaced, or busy.
     """
     pod = report.pod
     own = tuple(one for one in series if (one.key.pod, one.key.uid) == (pod.name, pod.uid))
     if not own and pod.failure is not None:
         return Verification("False", START_FAILED, f"pod {pod.name} does not start with it: {pod.failure}")
     age = now - pod.created_at
-    if not pod.ready:
-        if age > parse_duration(policy.verify.ready_timeout):
+    if not pod.ready and not own:
+        if age > parse_duration(policy.verify.ready_timeout) and not report.reporting:
             timeout = policy.verify.ready_timeout
             return Verification("False", NOT_READY, f"pod {pod.name} is not ready after {timeout}")
         return Verification("Unknown", STARTING, f"pod {pod.name} is starting")
-    settle = parse_duration(policy.verify.settle)
+    # At least one interval, however long the policy's window makes them.
+    settle = max(parse_duration(policy.verify.settle), interval_seconds(policy.observation_window_seconds))
     settling = Window.of(own, pod.created_at + settle, settle)
     if settling.preemptions:
         message = f"pod {pod.name} preempted requests {settling.preemptions} times while it settled"
         return Verification("False", PREEMPTED, message)
-    if age < settle or not own:
+    if age < settle:
         message = f"pod {pod.name} is observed for {policy.verify.settle} before it is judged"
         return Verification("Unknown", SETTLING, message)
+    if age - settle > policy.observation_window_seconds:
+        message = f"pod {pod.name} settled longer ago than the window goes back"
+        return Verification("Unknown", FORGOTTEN, message)
     measured = settling.hit_rate
-    if measured is not None and allowed_loss is not None:
+    if measured is None:
+        return Verification("Unknown", NOTHING_OBSERVED, f"nothing was observed of pod {pod.name} while it settled")
+    if allowed_loss is not None:
         predicted = settling.curve().hit_rate(own[0].facts.capacity_bytes)
         if measured < predicted - allowed_loss:
             return Verification(

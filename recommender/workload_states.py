@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from recommender.api.automation import Automation
 from recommender.api.object_store import Raw
-from recommender.api.recommendations import Target, VLLMRecommendation
+from recommender.api.recommendations import VLLMRecommendation
 from recommender.discovery import Pod
 from recommender.keys import WorkloadKey
 from recommender.resolution import ResolvedPolicy
@@ -56,7 +56,3 @@ class WorkloadState:
         if self.previous is None or self.previous.status.fingerprint != self.fingerprint:
             return None
         return self.previous
-
-    @property
-    def previous_target(self) -> Target | None:
-        return self.same_before.status.target if self.same_before else None

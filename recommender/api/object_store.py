@@ -29,6 +29,12 @@ class ObjectStore(Protocol):
     def apply(self, obj: Raw) -> bool:
         """Create or replace one object; False where it stood there already with the same content."""
 
+    def apply_status(self, obj: Raw) -> bool:
+        """Replace the status of one object, and nothing else of it, whoever changed the rest meanwhile.
+
+        False where the object is gone, or has that status already.
+        """
+
     def delete(self, kind: str, namespace: str | None, name: str) -> bool: ...
 
 
@@ -54,19 +60,14 @@ class FileObjectStore:
         metadata = obj["metadata"]
         path = self._path(obj["kind"], metadata.get("namespace"), metadata["name"])
         with self._locked():
+            return self._write(path, self._read(path), obj)
+
+    def apply_status(self, obj: Raw) -> bool:
+        metadata = obj["metadata"]
+        path = self._path(obj["kind"], metadata.get("namespace"), metadata["name"])
+        with self._locked():
             current = self._read(path)
-            version = 0
-            if current is not None:
-                version = int(current["metadata"].get("resourceVersion") or 0)
-                if _content(current) == _content(obj):
-                    return False
-            stored = {**obj, "metadata": {**metadata, "resourceVersion": str(version + 1)}}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-            with os.fdopen(handle, "w") as file:
-                json.dump(stored, file, indent=1)
-            Path(temporary).replace(path)
-        return True
+            return current is not None and self._write(path, current, {**current, "status": obj["status"]})
 
     def delete(self, kind: str, namespace: str | None, name: str) -> bool:
         try:
@@ -86,6 +87,21 @@ class FileObjectStore:
 
     def _path(self, kind: str, namespace: str | None, name: str) -> Path:
         return self.folder / kind.lower() / (namespace or _CLUSTER_SCOPE) / f"{name}.json"
+
+    def _write(self, path: Path, current: Raw | None, obj: Raw) -> bool:
+        """Put `obj` in the place of `current`; call with the lock held."""
+        version = 0
+        if current is not None:
+            version = int(current["metadata"].get("resourceVersion") or 0)
+            if _content(current) == _content(obj):
+                return False
+        stored = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(version + 1)}}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+        with os.fdopen(handle, "w") as file:
+            json.dump(stored, file, indent=1)
+        Path(temporary).replace(path)
+        return True
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

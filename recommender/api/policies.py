@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -102,9 +102,13 @@ class AutomatedNamespace(ApiObject):
 
 
 class ClusterAutomationSpec(ApiModel):
+    """`emitter` and `custom_owner_groups` are accepted and kept; nothing reads them yet."""
+
     vllm_optimize: bool | None = None
     default_vllm_policy: str | None = None
     mode: Literal["Apply", "DryRun"] | None = None
+    emitter: Literal["none", "hami", "kai", "kai-nvfractions", "volcano", "gpushare", "dra"] | None = None
+    custom_owner_groups: list[dict[str, Any]] | None = None
 
 
 class ClusterAutomation(ApiObject):

@@ -73,3 +73,22 @@ def test_writers_do_not_lose_each_others_updates(store: FileObjectStore) -> None
     assert found is not None
     assert found["metadata"]["resourceVersion"] == "75"
     assert not list(store.folder.rglob("*.tmp"))
+
+
+def test_a_status_is_written_without_touching_the_rest(store: FileObjectStore) -> None:
+    """A person pauses between our reading and our writing."""
+    store.apply(obj(spec={"paused": False}, status={"x": 1}))
+    seen = store.get("Pod", "chat", "a")
+    assert seen is not None
+    store.apply(obj(spec={"paused": True}, status={"x": 1}))
+    assert store.apply_status({**seen, "status": {"x": 2}})
+    found = store.get("Pod", "chat", "a")
+    assert found is not None
+    assert (found["spec"], found["status"]) == ({"paused": True}, {"x": 2})
+    assert found["metadata"]["resourceVersion"] == "3"
+    assert not store.apply_status({**seen, "status": {"x": 2}})
+
+
+def test_a_status_alone_makes_no_object(store: FileObjectStore) -> None:
+    assert not store.apply_status(obj(status={"x": 1}))
+    assert store.get("Pod", "chat", "a") is None

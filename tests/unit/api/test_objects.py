@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from recommender.api.objects import Condition, InvalidObjectError, ObjectMeta
-from recommender.api.policies import VLLMPolicy
+from recommender.api.policies import ClusterAutomation, VLLMPolicy
 from recommender.api.recommendations import (
     Bound,
     Coverage,
@@ -146,3 +146,13 @@ def test_a_utilization_has_four_decimals(utilization: str) -> None:
         Target(
             kv_bytes=1, kv_blocks=1, allocation_bytes=1, gpu_memory_utilization=utilization, flags=[], bound_by="floor"
         )
+
+
+def test_the_whole_contract_of_a_cluster_automation() -> None:
+    """Also what nothing reads yet: an object as documented must not end automation."""
+    groups = [{"apiVersion": "ray.io/v1", "kind": "RayCluster"}, {"labels": ["team", "app"]}]
+    spec = {"vllmOptimize": True, "emitter": "kai-nvfractions", "customOwnerGroups": groups}
+    raw = {"apiVersion": API_VERSION, "kind": "ClusterAutomation", "metadata": {"name": "default"}, "spec": spec}
+    assert ClusterAutomation.from_json(raw).to_json()["spec"] == spec
+    with pytest.raises(InvalidObjectError, match=r"spec\.emitter"):
+        ClusterAutomation.from_json({**raw, "spec": {"emitter": "slurm"}})

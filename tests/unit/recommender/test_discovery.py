@@ -49,7 +49,6 @@ def test_sizing_flags_do_not_change_the_fingerprint(store: FileObjectStore) -> N
     [
         ({"phase": "Pending"}, None),
         ({"podIP": None}, None),
-        ({"phase": "Succeeded"}, None),
         ({"podIP": "fd00::1"}, ("fd00::1", 9999)),
     ],
 )
@@ -101,3 +100,29 @@ def test_the_owner(store: FileObjectStore) -> None:
     owner = owner_of(store, KEY)
     assert owner is not None
     assert owner["metadata"]["uid"] == "d-1"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "status"),
+    [
+        ({"deletionTimestamp": "2026-11-21T06:00:00Z"}, {}),
+        ({}, {"phase": "Succeeded"}),
+        ({}, {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}),
+        ({}, {"phase": "Failed"}),
+    ],
+)
+def test_pods_that_are_ending_or_over_do_not_count(
+    store: FileObjectStore, metadata: dict[str, Any], status: dict[str, Any]
+) -> None:
+    store.apply(changed(pod_object(1), metadata=metadata, status=status))
+    assert injected_pods(store) == []
+
+
+def test_a_start_that_failed_for_good_is_seen(store: FileObjectStore) -> None:
+    """A pod that is not restarted: its phase is Failed, by its own container."""
+    ended = {"terminated": {"exitCode": 1, "message": "no room for the KV cache"}}
+    over = {"phase": "Failed", "containerStatuses": [{"name": KEY.container, "ready": False, "state": ended}]}
+    store.apply(changed(pod_object(1), status=over))
+    assert injected_pods(store)[0].failure == "exit code 1: no room for the KV cache"
+    store.apply(changed(pod_object(1), status={**over, "reason": "Evicted"}))
+    assert injected_pods(store) == []

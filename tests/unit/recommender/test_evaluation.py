@@ -27,6 +27,7 @@ from recommender.evaluation import evaluate
 from recommender.intervals import Series
 from recommender.resolution import ResolvedPolicy
 from recommender.samples import EngineFacts
+from recommender.standings import Standing
 from recommender.targets import utilization_of
 from recommender.workload_states import PodReport, WorkloadState
 
@@ -205,7 +206,8 @@ def test_the_own_pool_is_remembered_when_the_window_has_forgotten_it() -> None:
         small = facts(blocks=target_of(found).kv_blocks)
         reports = (PodReport(pod("llama-1", applied=True), (small,)),)
         observed = (series(traffic(), W, NOW, engine=small, pod="llama-1"),)
-        found = recommend(state(*reports, previous=found), observed)
+        asked = (target_of(found).kv_bytes // 2,)
+        found = recommend(state(*reports, previous=found), observed, asked)
         assert target_of(found).kv_blocks == pytest.approx(expected, rel=0.01)
     assert found.status.savings is not None
     assert found.status.savings.bytes == (4096 - target_of(found).kv_blocks) * BLOCK_BYTES
@@ -387,3 +389,99 @@ def test_a_hit_rate_below_the_predicted_one() -> None:
     found = judged(report, (*OBSERVED, worse), first)
     assert shown(found, VERIFIED) == ("False", "HitRateLost")
     assert found.status.target is None
+
+
+def test_a_pod_that_served_and_is_unready_now_withdraws_nothing() -> None:
+    """A rolling restart, a drain, a readiness probe that fails once: the size is not to blame."""
+    first = recommend(state())
+    small = applied_engine(first)
+    gone = PodReport(pod("llama-1", applied=True, ready=False, age=3600), fault="no page")
+    observed = (*OBSERVED, series(traffic(2), W, NOW, engine=small, pod="llama-1"))
+    found = judged(gone, observed, first)
+    assert shown(found, VERIFIED) == ("True", "AsPredicted")
+    assert found.status.target is not None
+
+
+def test_a_pod_whose_engine_runs_is_no_failed_start() -> None:
+    """Its first interval is not over; a model that takes longer to load than the time allowed."""
+    first = recommend(state())
+    slow = PodReport(pod("llama-1", applied=True, ready=False, age=1900), (applied_engine(first),))
+    assert shown(judged(slow, OBSERVED, first), VERIFIED) == ("Unknown", "Starting")
+
+
+@pytest.mark.parametrize("seen", ["nothing", "no lookups"])
+def test_nothing_observed_is_nothing_verified(seen: str) -> None:
+    first = recommend(state())
+    small = applied_engine(first)
+    own = series([[], []], W, NOW, engine=small, pod="llama-1")
+    if seen == "nothing":
+        own = replace(own, intervals=())
+    report = PodReport(pod("llama-1", applied=True, age=3600), (small,))
+    assert shown(judged(report, (*OBSERVED, own), first), VERIFIED) == ("Unknown", "NothingObserved")
+
+
+def test_what_was_verified_stays_so_when_the_window_has_forgotten_it() -> None:
+    first = recommend(state())
+    later, observed = after_restart(first)
+    verified = recommend(later, observed, (target_of(first).kv_bytes,))
+    assert shown(verified, VERIFIED)[0] == "True"
+    small = applied_engine(first)
+    old = PodReport(pod("llama-1", applied=True, age=2 * W), (small,))
+    observed = (series(traffic(), W, NOW, engine=small, pod="llama-1"),)
+    assert shown(judged(old, observed, verified), VERIFIED)[0] == "True"
+    assert shown(judged(old, observed, first), VERIFIED)[0] == "Unknown"
+
+
+def test_intervals_longer_than_the_settling_time() -> None:
+    """A window of a fortnight: one interval is 3.5 hours, and still the pod is judged."""
+    first = recommend(state())
+    small = applied_engine(first)
+    report = PodReport(pod("llama-1", applied=True, age=20 * HOUR), (small,))
+    own = series(traffic(10), 7 * W, NOW, engine=small, pod="llama-1")
+    found = recommend(state(report, previous=first, observationWindow="336h"), (own,))
+    assert shown(found, VERIFIED) == ("True", "AsPredicted")
+
+
+def test_degraded_stays_while_the_policy_is_away() -> None:
+    first = recommend(state())
+    late = PodReport(pod("llama-1", applied=True, ready=False, age=1900), fault="refused")
+    found = judged(late, OBSERVED, first)
+    away = recommend(state(previous=found, policy=ResolvedPolicy("gone", None, "gone", True)), now=NOW + 60)
+    assert shown(away, DEGRADED) == ("True", "NotReady")
+    back = recommend(state(previous=away), now=NOW + 120)
+    assert shown(back, DEGRADED) == ("True", "NotReady")
+    assert back.status.target is None
+
+
+@pytest.mark.parametrize("lookups", [60, 45])
+def test_a_max_kv_below_the_floor_is_said(lookups: int) -> None:
+    small_reuse = recommend(
+        state(maxKV="1Mi"), (series(traffic(lookups=lookups, deepest=40), W, NOW, demand_blocks=5),)
+    )
+    for found in (recommend(state(maxKV="1Mi")), small_reuse):
+        assert shown(found, RECOMMENDED) == ("True", "MaxKVBelowFloor")
+        condition = found.condition(RECOMMENDED)
+        assert condition is not None
+        assert "maxKV is 1Mi" in condition.message
+        assert "the floor wins" in condition.message
+        assert target_of(found).bound_by == "floor"
+
+
+def test_what_a_fingerprint_had_is_known_again_after_another_came_and_went() -> None:
+    """A canary that is undone: the same own pool, and the size recommended before holds back a slightly smaller one."""
+    first = recommend(state())
+    small = applied_engine(first)
+    run = PodReport(pod("llama-0", applied=True, age=5 * W), (small,))
+    observed = (series(traffic(), W, NOW, engine=small),)
+    canary = PodReport(pod("canary", age=60, fingerprint="e" * 16, ready=False), fault="the pod does not run yet")
+    between = recommend(state(run, canary, previous=first), ())
+    assert between.status.fingerprint == "e" * 16
+    digest = ResolvedPolicy("default", PolicySpec()).digest
+    held = round(target_of(first).kv_blocks * 1.05) * BLOCK_BYTES
+    known = Standing(own_bytes=4096 * BLOCK_BYTES, recommended_bytes=held, policy=digest)
+    found = evaluate(state(run, previous=between), observed, (target_of(first).kv_bytes,), NOW, known)
+    status = found.recommendation.status
+    assert [bound.kv_bytes for bound in status.bounds if bound.name == "pool"] == [4096 * BLOCK_BYTES]
+    assert status.target is not None
+    assert (status.target.kv_bytes, status.target.bound_by) == (held, "hysteresis")
+    assert found.standing == replace(known, recommended_bytes=held)

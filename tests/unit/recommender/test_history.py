@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -21,6 +22,7 @@ from recommender.history_files import HistoryError, HistoryInUseError, Unreadabl
 from recommender.intervals import ClosedInterval, Interval
 from recommender.keys import SeriesKey
 from recommender.samples import Counters
+from recommender.standings import Standing
 
 FINGERPRINT = "f" * 16
 
@@ -177,6 +179,69 @@ def test_damage_found_later_is_reported_as_such(path: Path) -> None:
         aside = history.start_anew()
         assert aside.exists()
         assert history.series(KEY, FINGERPRINT, 0.0) == ()
+
+
+@pytest.mark.parametrize("column", ["facts", "counters"])
+@pytest.mark.parametrize("text", ["{", "[]", "7", "{}", '{"ranks": 1, "reuse": 1}', '{"requests": 1, "reuse": [1]}'])
+def test_damaged_text_is_reported_as_damage(path: Path, column: str, text: str) -> None:
+    one = closed(0.0)
+    with History.open(path) as history:
+        history.append([one])
+        history._connection.execute(f"UPDATE series SET {column} = ?", (text,))
+        with pytest.raises(UnreadableHistoryError, match="damaged"):
+            _ = history.series(KEY, FINGERPRINT, 0.0) if column == "facts" else history.baseline(one.key)
+
+
+def test_counters_with_too_few_buckets_are_damage(path: Path) -> None:
+    one = replace(closed(0.0), counters=Counters(1, 2, 3, 4, 5, (1, 2)))
+    with History.open(path) as history:
+        history.append([one])
+        with pytest.raises(UnreadableHistoryError, match="damaged"):
+            history.baseline(one.key)
+
+
+def test_a_new_history_that_cannot_be_begun_at_once_is_begun_later(path: Path) -> None:
+    with History.open(path) as history:
+        history.append([closed(0.0)])
+        with pytest.MonkeyPatch.context() as full:
+
+            def no_space(_: Path) -> sqlite3.Connection:
+                raise HistoryError("no space left")
+
+            full.setattr("recommender.history.connect_to_write", no_space)
+            with pytest.raises(HistoryError, match="no space left"):
+                history.start_anew()
+            assert history.is_closed
+        history.reopen()
+        assert not history.is_closed
+        history.append([closed(60.0)])
+        assert len(stored(path)) == 1
+
+
+def test_what_stood_for_a_fingerprint_is_kept_as_long_as_its_series(path: Path) -> None:
+    standing = Standing(own_bytes=100, recommended_bytes=60, policy="a")
+    with History.open(path) as history:
+        history.append([closed(0.0)])
+        assert history.standing(KEY, FINGERPRINT) == Standing()
+        history.remember_standing(KEY, FINGERPRINT, standing, expires=10.0)
+        history.remember_standing(KEY, "canary", replace(standing, recommended_bytes=None), expires=10.0)
+        assert history.standing(KEY, FINGERPRINT) == standing
+        history.prune(20.0)
+        assert history.standing(KEY, FINGERPRINT) == standing
+        assert history.standing(KEY, "canary") == Standing()
+        history.prune(1e9)
+        assert history.standing(KEY, FINGERPRINT) == Standing()
+
+
+def test_a_history_of_the_first_layout_goes_on(path: Path) -> None:
+    with History.open(path) as history:
+        history.append([closed(0.0)])
+    with contextlib.closing(sqlite3.connect(path)) as former:
+        former.executescript("DROP TABLE standings; PRAGMA user_version = 1;")
+    with History.open(path) as history:
+        history.remember_standing(KEY, FINGERPRINT, Standing(own_bytes=1), expires=1e9)
+    assert len(stored(path)) == 1
+    assert not list(path.parent.glob("*.unreadable-*"))
 
 
 def test_a_second_writer_is_refused(path: Path) -> None:

@@ -119,6 +119,28 @@ def test_nonsense_is_refused_with_its_reason(page: str, reason: str) -> None:
         parse_page(page)
 
 
+def hook(name: str, active: int) -> str:
+    return f'{names.HOOKS_ACTIVE}{{{names.LABEL_HOOK}="{name}"}} {active}\n'
+
+
+def test_hooks_are_kept_by_name() -> None:
+    found = parse_page(honest().page() + hook("lookup", 1) + hook("weights", 0))
+    assert found.hooks == {"lookup": True, "weights": False}
+
+
+@pytest.mark.parametrize("name", ["lookup", "admission", "free", "kv_cache_manager"])
+def test_figures_of_a_hook_that_is_off_are_not_believed(name: str) -> None:
+    """They stand still from then on: a quiet service, to whoever does not know."""
+    with pytest.raises(RefusedSampleError, match=f"hook {name} is off"):
+        parse_page(honest().page() + hook(name, 0))
+
+
+@pytest.mark.parametrize("page", [honest().page(), honest().page().replace(f"{BUCKET}{{", "something_else{")])
+def test_a_model_with_several_kv_groups_is_said_to_be_one(page: str) -> None:
+    with pytest.raises(RefusedSampleError, match=r"several KV groups.*not modelled yet.*today's pool stays"):
+        parse_page(page + hook("reuse", 0))
+
+
 @pytest.mark.parametrize(
     ("body", "status", "reason"),
     [

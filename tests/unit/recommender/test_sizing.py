@@ -235,8 +235,25 @@ def test_a_rise_does_not_wait() -> None:
 
 def test_another_policy_shows_at_once() -> None:
     """No candidate under it yet: the size found under the former policy does not hold it back."""
-    sizing = size(window(), POOLS, policy(), Before(3000 * BLOCK_BYTES))
+    sizing = size(window(), POOLS, policy(), Before(3000 * BLOCK_BYTES, same_policy=False))
     assert blocks(sizing) < 1400
+
+
+def test_a_pause_of_the_evaluations_does_not_end_the_hysteresis() -> None:
+    """For a sixth of the window nobody asked, under the same policy: as if the former size had been asked for now."""
+    sizing = size(window(), POOLS, policy(), Before(3000 * BLOCK_BYTES))
+    assert blocks(sizing) == 3000
+    assert sizing.bound_by == "hysteresis"
+    assert sizing.candidate_bytes == 3000 * BLOCK_BYTES
+    grown = size(window(), POOLS, policy(minKV="7Gi"), Before(3000 * BLOCK_BYTES))
+    assert blocks(grown) == 3584
+
+
+def test_the_sentence_is_that_of_the_bound_that_decided() -> None:
+    """Two bounds are called floor: what vLLM starts with, and a maxKV below it."""
+    sizing = size(window(), POOLS, policy(maxKV="1Mi"))
+    assert sizing.bound_by == "floor"
+    assert "maxKV is 1Mi" in sizing.message
 
 
 def test_sizing_again_after_the_shrink_does_not_shrink_again() -> None:

@@ -1,0 +1,190 @@
+"""Rounds, one by one: what is written, what is said, and what happens to a history that is damaged."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import BLOCK_BYTES, KEY, SyntheticEngine, cluster_objects, pod_object, policy_object, served
+
+from recommender.api.object_store import FileObjectStore
+from recommender.api.workloads import recommendation_name
+from recommender.history import History
+from recommender.history_files import HistoryError
+from recommender.recommending import Recommender
+from recommender.scraping import Scraper
+from recommender.telemetry import Telemetry
+
+POLICY = {"observationWindow": "96s", "minRequests": 1}
+NAME = recommendation_name(KEY.workload, KEY.container)
+
+
+class Stand:
+    """A recommender with one pod, its store and its history."""
+
+    def __init__(self, folder: Path, port: int, scraper: Scraper) -> None:
+        self.store = FileObjectStore(folder / "objects")
+        for obj in (*cluster_objects(), policy_object(**POLICY), pod_object(port)):
+            self.store.apply(obj)
+        self.history = History.open(folder / "history.db")
+        self.scraper = scraper
+        self.recommender = self.started()
+
+    def started(self) -> Recommender:
+        return Recommender(self.store, self.history, self.scraper, Telemetry())
+
+    def recommendation(self) -> dict[str, Any]:
+        found = self.store.get("VLLMRecommendation", KEY.namespace, NAME)
+        assert found is not None
+        return found
+
+    def vandalise(self, statement: str) -> None:
+        self.history._connection.execute(statement)
+
+
+@pytest.fixture
+def engine() -> SyntheticEngine:
+    return SyntheticEngine()
+
+
+@pytest.fixture
+def port(engine: SyntheticEngine) -> Iterator[int]:
+    with served(lambda: engine.page().encode()) as found:
+        yield found
+
+
+@pytest.fixture
+async def stand(tmp_path: Path, port: int) -> AsyncIterator[Stand]:
+    async with Scraper() as scraper:
+        made = Stand(tmp_path, port, scraper)
+        yield made
+        made.history.close()
+
+
+async def test_damaged_text_in_the_store_ends_no_round(stand: Stand) -> None:
+    await stand.recommender.round()
+    stand.recommender.stop()
+    stand.vandalise("UPDATE series SET counters = substr(counters, 1, 20)")
+    again = stand.started()
+    await again.round()
+    assert list(stand.history.path.parent.glob("*.unreadable-*"))
+    await again.round()
+    assert again.fault is None
+
+
+async def test_a_new_history_gets_the_last_valid_policies(stand: Stand) -> None:
+    """Also those whose objects are invalid by now."""
+    await stand.recommender.round()
+    known = stand.history.policies()
+    assert known
+    stand.recommender.stop()
+    stand.store.apply(policy_object(observationWindow="two days"))
+    stand.vandalise("UPDATE series SET facts = '{'")
+    again = stand.started()
+    await again.round()
+    assert list(stand.history.path.parent.glob("*.unreadable-*"))
+    await again.round()
+    assert stand.history.policies() == known
+
+
+async def test_a_new_history_is_tried_again_until_it_can_be_begun(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stand.recommender.round()
+    stand.recommender.stop()
+    stand.vandalise("UPDATE series SET facts = '{'")
+    again = stand.started()
+
+    def no_space(_: Path) -> sqlite3.Connection:
+        raise HistoryError("no space left")
+
+    with monkeypatch.context() as full:
+        full.setattr("recommender.history.connect_to_write", no_space)
+        with pytest.raises(HistoryError, match="no space left"):
+            await again.round()
+        await again.round()
+        assert again.fault is not None
+    await again.round()
+    assert again.fault is None
+    assert stand.history.policies()
+
+
+async def test_a_pause_is_not_overwritten(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person writes after the recommender has read, before it writes."""
+    await stand.recommender.round()
+
+    original = stand.history.candidates
+
+    def meanwhile(*arguments: Any) -> tuple[int, ...]:
+        raw = stand.recommendation()
+        raw["spec"]["paused"] = True
+        stand.store.apply(raw)
+        return original(*arguments)
+
+    monkeypatch.setattr(stand.history, "candidates", meanwhile)
+    # So that there is something to write.
+    stand.store.apply(cluster_objects(policy="other")[1])
+    await stand.recommender.round()
+    found = stand.recommendation()
+    assert found["spec"]["paused"] is True
+    assert found["status"]["policy"]["value"] == "other"
+
+
+async def test_the_own_pool_is_kept_for_each_fingerprint(stand: Stand, port: int, engine: SyntheticEngine) -> None:
+    """A canary takes the status, and is undone when the window has forgotten the larger pool."""
+    await stand.recommender.round()
+    former = stand.recommendation()["status"]["fingerprint"]
+    stand.store.apply(pod_object(port, name="canary", uid="p-2", arguments=("vllm", "serve", "mistral")))
+    stand.store.delete("Pod", KEY.namespace, "llama-abc-1")
+    await stand.recommender.round()
+    assert stand.recommendation()["status"]["fingerprint"] != former
+    assert stand.history.standing(KEY, former).own_bytes == 4096 * BLOCK_BYTES
+    stand.recommender.stop()
+    stand.vandalise("DELETE FROM intervals")
+    engine.blocks = 2048
+    stand.store.delete("Pod", KEY.namespace, "canary")
+    stand.store.apply(pod_object(port, applied=True))
+    await stand.recommender.round()
+    status = stand.recommendation()["status"]
+    assert status["fingerprint"] == former
+    assert [bound["kvBytes"] for bound in status["bounds"] if bound["name"] == "pool"] == [4096 * BLOCK_BYTES]
+
+
+async def test_a_pause_survives_a_status_of_another_release(stand: Stand) -> None:
+    for _ in range(2):
+        await stand.recommender.round()
+    raw = stand.recommendation()
+    raw["spec"]["paused"] = True
+    raw["status"]["unheardOf"] = 1
+    stand.store.apply(raw)
+    await stand.recommender.round()
+    found = stand.recommendation()
+    assert found["spec"]["paused"] is True
+    assert "unheardOf" not in found["status"]
+
+
+async def test_trouble_with_a_workload_is_said_once(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trouble = ["first"]
+
+    def fail(*_: object) -> None:
+        raise RuntimeError(trouble[0])
+
+    with monkeypatch.context() as broken:
+        broken.setattr("recommender.recommending.evaluate", fail)
+        for _ in range(3):
+            await stand.recommender.round()
+        assert caplog.text.count("cannot be evaluated") == 1
+        trouble[0] = "second"
+        for _ in range(2):
+            await stand.recommender.round()
+        assert caplog.text.count("cannot be evaluated") == 2
+    await stand.recommender.round()
+    monkeypatch.setattr("recommender.recommending.evaluate", fail)
+    stand.store.apply(policy_object(**POLICY, percentile=95))
+    await stand.recommender.round()
+    assert caplog.text.count("cannot be evaluated") == 3
