@@ -1,4 +1,4 @@
-"""What asks for how large a pool: each rule of architecture.md §5 as a function with one answer. Pure.
+"""What asks for how large a pool: each rule of docs/sizing.md as a function with one answer. Pure.
 
 All sizes are bytes of the pool of one engine (its first rank), null block included.
 """
@@ -17,7 +17,7 @@ HIT_RATE, DEMAND, FLOOR, MIN_KV, MAX_KV = "hitRate", "demand", "floor", "minKV",
 POOL, HYSTERESIS, PRESSURE, GROWTH, DEVICE, HELD = "pool", "hysteresis", "pressure", "growth", "device", "held"
 
 CAUTION_FACTOR = {"Normal": 1.05, "High": 1.15}
-"""g: what days to come differ from those seen (estimator.md §4)."""
+"""g: what days to come differ from those seen (docs/sizing.md §2)."""
 
 LARGEST_BLOCKED_SHARE = 0.001
 """More blocked admissions than this, of all requests, and the pod is short of KV."""
@@ -56,13 +56,13 @@ class Knees:
 
 
 def allowed_loss(curve: HitRateCurve, own_bytes: float, limits: HitRateLoss) -> float:
-    """ε as a share of tokens: the stricter of the points and of the percentage of today's misses (estimator.md §3)."""
+    """ε as a share of tokens: the stricter of the points and of the percentage of the misses (docs/sizing.md §2)."""
     misses = 1.0 - curve.hit_rate(own_bytes)
     return min(limits.points / 100, limits.miss_ratio_percent / 100 * misses)
 
 
 def knees(window: Window, pools: Pools, policy: PolicySpec) -> Knees:
-    """K48 and K8 of estimator.md §3, each the knee of the worst pod; ε is that of the whole window for both."""
+    """K48 and K8 of docs/sizing.md §2, each the knee of the worst pod; ε is that of the whole window for both."""
     epsilon = allowed_loss(window.curve(), pools.own_bytes, policy.hit_rate_loss)
 
     def worst_knee(of: Window) -> float:
@@ -74,7 +74,7 @@ def knees(window: Window, pools: Pools, policy: PolicySpec) -> Knees:
 
 
 def hit_rate_bound(found: Knees, policy: PolicySpec) -> Bound:
-    """C_hit = g · K48^¼ · K8^¾ (estimator.md §3)."""
+    """C_hit = g · K48^¼ · K8^¾ (docs/sizing.md §2)."""
     g = CAUTION_FACTOR[policy.caution]
     size = g * found.whole_bytes**0.25 * found.rolling_bytes**0.75
     return Bound(

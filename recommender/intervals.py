@@ -9,7 +9,7 @@ from recommender.keys import SeriesKey
 from recommender.samples import Counters, EngineFacts
 
 INTERVALS_PER_WINDOW = 96
-"""An observation window W has 96 intervals: half an hour of 48 hours (architecture.md §5)."""
+"""An observation window W has 96 intervals: half an hour of 48 hours (docs/sizing.md)."""
 
 
 def interval_seconds(window_seconds: float) -> float:

@@ -69,7 +69,7 @@ class Resolver:
     def automation(
         self, namespace: str, pod_annotations: Mapping[str, str], workload_annotations: Mapping[str, str]
     ) -> Automation:
-        """The answer of architecture.md §4 for one workload."""
+        """What `resolve_automation` says of one workload."""
         of_namespace = self._read(AutomatedNamespace, namespace)
         of_cluster = self._read(ClusterAutomation, CLUSTER_AUTOMATION_NAME)
         return resolve_automation(

@@ -1,4 +1,4 @@
-"""How is C chosen? The rules of `bounds` composed as architecture.md §5 says, and the guards before them. Pure.
+"""How is C chosen? The rules of `bounds` composed as docs/sizing.md says, and the guards before them. Pure.
 
 need = max(hit rate, demand, floor, minKV)         what the window asks for
 kept = need, or what was recommended before        a size sinks slowly: by a tenth at least, and to the most that

@@ -11,7 +11,7 @@ from recommender.histograms import EMPTY
 from recommender.intervals import Interval, Series
 
 ROLLING_PARTS = 6
-"""The rolling part of a window W is W/6: eight hours of 48 (architecture.md §5)."""
+"""The rolling part of a window W is W/6: eight hours of 48 (docs/sizing.md)."""
 
 STRIDES = 48
 """It moves by W/48: an hour of 48."""

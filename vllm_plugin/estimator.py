@@ -25,6 +25,9 @@ _Run = tuple[Optional[Event], int]
 """A stretch of a chain with one owner (None: running requests), and the index at which it ends."""
 
 _DENSE = 8
+_WIDEST_GAP = 32
+_REMEMBERED_BLOCKS = 1 << 20
+"""So many blocks of settled gaps, then the older half fades: prompts change."""
 _MAX_KEYS = 65_536
 _FORGOTTEN = Event(0, 0)
 """Stands for blocks that the real pool still has, but the table does not know."""
@@ -62,7 +65,8 @@ class ReuseEstimator:
 
     Only samples of a chain are remembered, but distances and weights are those of whole stretches: an event knows
     which blocks it covers, so nothing is scaled up from a sample. What samples cannot tell is where between two of
-    them two chains part. What the observed pool hit settles that; half the gap is assumed where it had evicted.
+    them two chains part. What the observed pool hit settles that; where it had evicted, the share of a gap that
+    settled ones had in common is assumed. That is not half: prompts are built of parts, and gaps behind them are long.
     """
 
     def __init__(
@@ -87,6 +91,9 @@ class ReuseEstimator:
         self._stack = FreeStack(slots)
         self._table: dict[Hashable, _Owner] = {}
         self._held: dict[str, list[Hashable]] = {}
+        # Blocks in common, and in all, of gaps that were settled; to begin with, one gap of which half is.
+        self._settled_common = _WIDEST_GAP // 2
+        self._settled_blocks = _WIDEST_GAP
 
     def lookup(
         self,
@@ -247,6 +254,7 @@ class ReuseEstimator:
         base: int,
     ) -> None:
         """Close the last known stretch, whose end lies between two samples: from `low` up to `high`."""
+        first = low
         closed = event is not None and low <= event.end <= high and hashes[event.end - 1] == event.keys[-1]
         hit = min(hit_blocks, high)
         if event is not None and closed:
@@ -258,6 +266,7 @@ class ReuseEstimator:
                 runs.append((event, min(max(other.start, low), hit)))
                 event = other
             runs.append((event, hit))
+            self._settle(hit - first, high - first)
             return
         low = max(low, hit)
         for index in range(high - 1, low - 1, -1):
@@ -269,8 +278,17 @@ class ReuseEstimator:
                 runs.append((other, index + 1))
                 return
         if not closed:
-            end = (low + high + 1) // 2
+            common = self._settled_common / self._settled_blocks
+            end = max(low, first + round(common * (high - first)))
             runs.append((event, end if event is None else min(end, max(event.end, low))))
+
+    def _settle(self, common: int, blocks: int) -> None:
+        """The real pool has shown how many `blocks` of a gap two chains have in common."""
+        self._settled_common += common
+        self._settled_blocks += blocks
+        if self._settled_blocks > _REMEMBERED_BLOCKS:
+            self._settled_common //= 2
+            self._settled_blocks //= 2
 
     def _evicted(self, event: Event | None, index: int, base: int) -> bool:
         """Whether today's pool had to drop this block of the event, so that its absence says nothing."""

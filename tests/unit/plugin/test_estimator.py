@@ -286,3 +286,27 @@ def test_it_is_small_and_quick() -> None:
         estimator.lookup(name, hashes, 12_003, 100, hit_blocks=750)
         estimator.free(name, hashes, 12_003, released=750)
     assert (time.perf_counter() - start) / 300 / 750 < 120e-9
+
+
+def test_where_chains_part_is_learnt_from_those_that_the_pool_settled() -> None:
+    """Prompts of parts: chains part right behind a sample, and half of the gap would be far too much."""
+    small, large = 255, 2047
+    replay = Replay(sizes=(small, large), observed=small)
+    turn = 0
+
+    def play(blocks: list[Hashable]) -> None:
+        nonlocal turn
+        turn += 1
+        replay.admit(str(turn), Job(tuple(blocks), 1, (), 0))
+        replay.finish(str(turn))
+
+    shared: list[Hashable] = [("shared", at) for at in range(97)]
+    for n in range(40):
+        # The pool still has the shared part, and settles where the chain leaves it.
+        play([*shared, *(("near", n, at) for at in range(31))])
+        play([*shared, *(("far", n, at) for at in range(31))])
+        for k in range(4):
+            # This evicts it: of the next lookup the small pool knows nothing.
+            play([("noise", n, k, at) for at in range(100)])
+    error = abs(replay.predicted(large) - replay.pools[large].hit_blocks)
+    assert error <= 0.0025 * replay.blocks

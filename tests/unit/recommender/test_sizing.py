@@ -96,7 +96,7 @@ def test_nearest_rank(values: list[float], percentile: float, expected: float) -
 
 
 def test_busy_hours_count_three_quarters() -> None:
-    """A third of a day with a deep working set: K8 sees it alone, K48 with the rest (estimator.md §3)."""
+    """A third of a day with a deep working set: K8 sees it alone, K48 with the rest (docs/sizing.md §2)."""
     calm, busy = traffic(deepest=400, intervals=80), traffic(deepest=2000, intervals=16, seed=2)
     sizing = size(window(series(calm[:40] + busy + calm[40:], W, NOW)), POOLS, policy())
     knees = sizing.knees
