@@ -10,12 +10,6 @@ from fastapi import FastAPI, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from recommender.api.listening import ListenError, bound_socket
-
-__all__ = ["PortInUseError", "ProbeServer", "bound_socket", "probes"]
-
-PortInUseError = ListenError
-
 
 def probes(registry: CollectorRegistry, alive: Callable[[], str | None], ready: Callable[[], str | None]) -> FastAPI:
     """The application. `alive` and `ready` return None, or what is wrong."""

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recommender.api.listening import bound_socket
 from recommender.api.logs import log_to_stderr
 from recommender.api.object_store import FileObjectStore
 from recommender.history import History
-from recommender.probes import ProbeServer, bound_socket, probes
+from recommender.probes import ProbeServer, probes
 from recommender.recommending import SHORTEST_PERIOD_SECONDS, Recommender
 from recommender.scraping import DEADLINE_SECONDS, Scraper
 from recommender.telemetry import Telemetry
@@ -37,7 +38,7 @@ class RecommenderSettings:
 
 
 def serve(settings: RecommenderSettings) -> None:
-    """Run until SIGTERM or SIGINT. Raises `HistoryError` or `PortInUseError` where it cannot start."""
+    """Run until SIGTERM or SIGINT. Raises `HistoryError` or `ListenError` where it cannot start."""
     log_to_stderr()
     asyncio.run(_until_signal(settings))
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vllm_plugin.names import DEFAULT_PORT, VERSION
-from vllm_rightsizer.errors import UsageError, UserError
+from vllm_rightsizer.errors import UsageError, UserError, require_folder
 
 app = typer.Typer(
     name="vllm-rightsizer",
@@ -114,6 +114,8 @@ def admit(
     """Answer one AdmissionReview: JSON on stdin, JSON on stdout, as the webhook would."""
     from webhook.offline import admit_json
 
+    if objects is not None:
+        require_folder(objects)
     try:
         answer = admit_json(sys.stdin.buffer.read(), objects)
     except ValueError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class UserError(Exception):
     """Ends the program with its message alone: what is wrong, where, and what to do about it."""
@@ -16,3 +18,9 @@ class UsageError(UserError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, exit_code=2)
+
+
+def require_folder(objects: Path) -> None:
+    """Raises `UsageError` where `--objects` names no folder."""
+    if not objects.is_dir():
+        raise UsageError(f"--objects {objects} is no folder; create it, or give the one in which the objects lie")

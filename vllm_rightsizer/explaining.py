@@ -13,15 +13,14 @@ from recommender.api.object_store import FileObjectStore
 from recommender.api.units import format_bytes
 from recommender.explanations import Explanation, IntervalRow, NothingToExplainError, explain
 from recommender.history_files import HistoryError
-from vllm_rightsizer.errors import UsageError, UserError
+from vllm_rightsizer.errors import UsageError, UserError, require_folder
 
 _WIDTH_WITHOUT_TERMINAL = 200
 
 
 def print_explanation(objects: Path, history: Path, namespace: str, name: str, *, as_json: bool) -> None:
     """Print why the recommendation `name` is what it is."""
-    if not objects.is_dir():
-        raise UsageError(f"--objects {objects} is no folder; give the one in which the objects lie")
+    require_folder(objects)
     try:
         explanation = explain(FileObjectStore(objects), history, namespace, name)
     except NothingToExplainError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vllm_rightsizer.errors import UsageError, UserError
+from vllm_rightsizer.errors import UsageError, UserError, require_folder
 
 
 def run_webhook(
@@ -17,7 +17,8 @@ def run_webhook(
     plugin_port: int,
 ) -> None:
     """Serve until a signal ends it."""
-    from webhook.server import ListenError, serve
+    from recommender.api.listening import ListenError
+    from webhook.server import serve
     from webhook.settings import WebhookSettings
 
     settings = WebhookSettings(
@@ -33,7 +34,7 @@ def run_webhook(
         _ = settings.injecting
     except ValueError as error:
         raise UsageError(str(error)) from error
-    _require_folder(objects)
+    require_folder(objects)
     try:
         serve(settings)
     except ListenError as error:
@@ -42,17 +43,12 @@ def run_webhook(
 
 def run_recommender(objects: Path, history: Path, host: str, port: int) -> None:
     """Serve until a signal ends it."""
+    from recommender.api.listening import ListenError
     from recommender.history_files import HistoryError
-    from recommender.probes import PortInUseError
     from recommender.service import RecommenderSettings, serve
 
-    _require_folder(objects)
+    require_folder(objects)
     try:
         serve(RecommenderSettings(objects=objects, history=history, host=host, port=port))
-    except (HistoryError, PortInUseError) as error:
+    except (HistoryError, ListenError) as error:
         raise UserError(str(error)) from error
-
-
-def _require_folder(objects: Path) -> None:
-    if not objects.is_dir():
-        raise UsageError(f"--objects {objects} is no folder; create it, or give the one in which the objects lie")

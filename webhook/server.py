@@ -21,8 +21,6 @@ from webhook.certificates import CertificateFiles, ensure_certificates
 from webhook.settings import WebhookSettings
 from webhook.watching import KnowledgeWatch
 
-__all__ = ["ListenError", "serve"]
-
 logger = logging.getLogger(__name__)
 
 _DRAIN_SECONDS = 5

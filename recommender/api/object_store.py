@@ -100,6 +100,8 @@ class FileObjectStore:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
         with os.fdopen(handle, "w") as file:
             json.dump(stored, file, indent=1)
+        # Webhook and recommender may run as two users; mkstemp lets only one of them read.
+        Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
         return True
 

@@ -198,9 +198,18 @@ def test_explain_says_what_is_missing(cli: Cli, tmp_path: Path) -> None:
     done = cli("explain", "web", "--objects", str(tmp_path / "gone"), "--history", history)
     assert (done.returncode, done.stderr) == (
         2,
-        f"vllm-rightsizer: --objects {tmp_path}/gone is no folder; give the one in which the objects lie\n",
+        (
+            f"vllm-rightsizer: --objects {tmp_path}/gone is no folder; "
+            "create it, or give the one in which the objects lie\n"
+        ),
     )
     done = cli("explain", "web", "-n", "demo", "--objects", str(tmp_path), "--history", history)
     assert done.returncode == 2
     assert done.stderr.startswith("vllm-rightsizer: namespace demo has no VLLMRecommendation web")
     assert io.StringIO(done.stderr).readlines()[1:] == []
+
+
+def test_admit_says_which_folder_is_missing(cli: Cli, tmp_path: Path) -> None:
+    done = cli("admit", "--objects", str(tmp_path / "gone"), stdin="{}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"vllm-rightsizer: --objects {tmp_path}/gone is no folder")

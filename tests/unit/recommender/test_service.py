@@ -14,12 +14,12 @@ import httpx
 import pytest
 from synthetic import KEY, SyntheticEngine, cluster_objects, pod_object, policy_object, served
 
+from recommender.api.listening import ListenError
 from recommender.api.object_store import FileObjectStore
 from recommender.api.plugin_wheel import plugin_map_name
 from recommender.api.recommendations import RECOMMENDED, VLLMRecommendation
 from recommender.api.workloads import recommendation_name
 from recommender.explanations import explain
-from recommender.probes import PortInUseError
 from recommender.recommending import scrape_period
 from recommender.service import RecommenderSettings, run
 
@@ -100,7 +100,7 @@ async def test_from_a_pods_page_to_a_recommendation_and_its_explanation(settings
 
 
 async def test_a_port_in_use_is_said_in_one_line(settings: RecommenderSettings) -> None:
-    with socket.create_server((settings.host, settings.port)), pytest.raises(PortInUseError, match="--port"):
+    with socket.create_server((settings.host, settings.port)), pytest.raises(ListenError, match="--port"):
         await run(settings, asyncio.Event())
 
 

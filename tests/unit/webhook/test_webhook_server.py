@@ -20,11 +20,12 @@ from fastapi.testclient import TestClient
 from webhook_cases import FLAGS, KV_BYTES, UTILIZATION, patched, pod, review, vector
 
 from recommender.api.fingerprints import fingerprint
+from recommender.api.listening import ListenError
 from recommender.api.object_store import FileObjectStore
 from vllm_plugin.names import API_VERSION
 from webhook.app import BODY_LIMIT, create_app
 from webhook.knowledge import Knowledge
-from webhook.server import ListenError, serve
+from webhook.server import serve
 from webhook.settings import InjectionSettings, WebhookSettings
 
 _API = {"apiVersion": API_VERSION}
