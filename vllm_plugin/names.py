@@ -35,7 +35,6 @@ ANNOTATION_EXCLUDE = GROUP + "/exclude"
 ANNOTATION_AUTO = GROUP + "/auto"
 ANNOTATION_POLICY = GROUP + "/policy"
 ANNOTATION_CONTAINER = GROUP + "/container"
-ANNOTATION_EMITTER = GROUP + "/emitter"
 ANNOTATION_APPLIED = GROUP + "/applied"
 ANNOTATION_ORIGINAL_ARGS = GROUP + "/original-args"
 ANNOTATION_SKIPPED = GROUP + "/skipped"
@@ -79,7 +78,6 @@ OVERHEAD_COMPONENTS = ("activations", "cuda_graphs", "non_torch", "other")
 # Values of engine_info's label `override`.
 OVERRIDE_NONE = "none"
 OVERRIDE_APPLIED = "applied"
-OVERRIDE_RAISED = "raised"
 OVERRIDE_REFUSED = "refused"
 
 # --- The reuse histogram's buckets -----------------------------------------------------------------------------------

@@ -26,15 +26,11 @@ def change_pod(
     pod: Raw,
     engines: Sequence[Engine],
     choices: Mapping[str, Sizes | Skipped],
-    settings: InjectionSettings | None,
+    settings: InjectionSettings,
 ) -> Change:
-    """Bring the plugin into `engines`, write what was chosen for each, and record it on the pod.
-
-    Without `settings` no plugin is brought in and nothing is recorded.
-    """
+    """Bring the plugin into `engines`, write what was chosen for each, and record it on the pod."""
     patch = Patch(pod)
-    if settings is not None:
-        inject(pod, engines, patch, settings)
+    inject(pod, engines, patch, settings)
     earlier = applied(pod)
     done: dict[str, list[str]] = {}
     originals: dict[str, list[str]] = {}
@@ -50,7 +46,6 @@ def change_pod(
         if write_sizes(engine, patch, choice, earlier.get(engine.name, ())):
             originals[engine.name] = list(engine.arguments.vector)
         done[engine.name] = choice.shown
-    if settings is not None:
-        record(pod, patch, done, originals, skipped)
-        add_init_container(pod, patch, settings)
+    record(pod, patch, done, originals, skipped)
+    add_init_container(pod, patch, settings)
     return Change(tuple(patch.operations), done)

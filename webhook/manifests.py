@@ -14,10 +14,9 @@ from webhook.admission import refused_options
 from webhook.changes import change_pod
 from webhook.detection import detect
 from webhook.injection import refusal
-from webhook.launches import Form
 from webhook.patches import Raw
 from webhook.settings import InjectionSettings
-from webhook.sizes import Sizes, Skipped, given
+from webhook.sizes import given
 
 
 @dataclass(frozen=True)
@@ -41,24 +40,17 @@ class _Template:
     """The object it stands in, whose annotations count as the workload's."""
 
 
-def rewrite_object(
-    obj: Raw,
-    kv_bytes: int | None,
-    utilization: str | None,
-    *,
-    inject: bool = True,
-) -> Rewritten:
+def rewrite_object(obj: Raw, kv_bytes: int | None, utilization: str | None) -> Rewritten:
     """`obj` (a Pod, any workload that holds pod templates, a List) as its pods would start with these sizes.
 
-    `inject`: with the plugin brought in, as the webhook does; without it only argument lists can be changed. `obj`
-    itself stays as it is. Only the fields concerned are touched, so that a ruamel document keeps its comments.
+    `obj` itself stays as it is. Only the fields concerned are touched, so that a ruamel document keeps its comments.
     """
     changed = copy.deepcopy(obj)
     changes: list[str] = []
     skipped: list[str] = []
     templates = list(_templates(changed, str(changed.get("kind") or "object"), changed))
     for template in templates:
-        _rewrite_template(template, kv_bytes, utilization, inject, changes, skipped)
+        _rewrite_template(template, kv_bytes, utilization, changes, skipped)
     if not templates:
         skipped.append(f"{_title(obj)}: it holds no pod; its pods are changed when they are created")
     return Rewritten(changed, changes, skipped)
@@ -68,7 +60,6 @@ def _rewrite_template(
     template: _Template,
     kv_bytes: int | None,
     utilization: str | None,
-    with_plugin: bool,
     changes: list[str],
     skipped: list[str],
 ) -> None:
@@ -82,25 +73,15 @@ def _rewrite_template(
     if not detection.engines:
         skipped.append(f"{template.place}: {detection.reason}")
         return
-    refused = refusal(pod, detection.engines, InjectionSettings()) if with_plugin else None
+    refused = refusal(pod, detection.engines, InjectionSettings())
     if refused is not None:
         skipped.append(f"{template.place}: no plugin, nothing is sized: {refused}")
         return
     skipped += [f"{template.place}, container {sentence}" for sentence in refused_options(detection.engines)]
-    choices: dict[str, Sizes | Skipped] = {}
-    for engine in detection.engines:
-        if engine.launch.form is not Form.ARGUMENTS and not with_plugin:
-            choices[engine.name] = Skipped("no argument list is visible; only the plugin can size it")
-        else:
-            choices[engine.name] = given(engine, kv_bytes, utilization)
-    change = change_pod(pod, detection.engines, choices, InjectionSettings() if with_plugin else None)
-    if with_plugin:
-        changes.append(f"{template.place}: the plugin is brought in")
-    for name, choice in choices.items():
-        if isinstance(choice, Skipped):
-            skipped.append(f"{template.place}, container {name}: {choice.reason}")
-        else:
-            changes.append(f"{template.place}, container {name}: {' '.join(choice.shown)}")
+    sizes = {engine.name: given(engine, kv_bytes, utilization) for engine in detection.engines}
+    change = change_pod(pod, detection.engines, sizes, InjectionSettings())
+    changes.append(f"{template.place}: the plugin is brought in")
+    changes += [f"{template.place}, container {name}: {' '.join(size.shown)}" for name, size in sizes.items()]
     operations = [
         # Where there is no pod template, the pods' metadata is nowhere to be written.
         operation

@@ -95,7 +95,7 @@ def test_a_wrong_order_of_releases_would_be_seen() -> None:
     """The check above can fail."""
     replay = Replay([255, 511], 511)
     script = mixed_traffic(seed=1, requests=800, longest=60, cut=0.4)
-    replay.estimator._stack.newer = lambda _: 0  # type: ignore[method-assign]
+    replay.estimator._stack.newer = lambda _: 0
     play(replay, script)
     assert abs(replay.predicted(255) - replay.pools[255].hit_blocks) > 0.05 * replay.blocks
 

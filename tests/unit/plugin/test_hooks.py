@@ -100,9 +100,9 @@ def test_wrapping_twice_is_wrapping_once(engine_class: type[Engine]) -> None:
 @pytest.fixture
 def finder() -> Iterator[PostImportFinder]:
     finder = PostImportFinder()
-    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, finder)
     yield finder
-    sys.meta_path.remove(finder)  # type: ignore[arg-type]
+    sys.meta_path.remove(finder)
 
 
 @pytest.fixture
@@ -125,8 +125,8 @@ def test_a_module_imported_later_is_patched_after_its_execution(finder: PostImpo
     __import__(f"{package}.inner")
     assert patched == [1]
     module = sys.modules[f"{package}.inner"]
-    assert type(module.__spec__.loader).__name__ == "SourceFileLoader"  # type: ignore[union-attr]
-    assert "exec_module" not in vars(module.__spec__.loader)  # type: ignore[union-attr]
+    assert type(module.__spec__.loader).__name__ == "SourceFileLoader"
+    assert "exec_module" not in vars(module.__spec__.loader)
 
 
 def test_a_module_imported_before_is_patched_at_once(finder: PostImportFinder, package: str) -> None:

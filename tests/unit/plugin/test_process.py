@@ -42,8 +42,8 @@ def own(monkeypatch: pytest.MonkeyPatch) -> process.Process:
 
 def test_who_has_no_figures_yet_or_fails_is_left_out(own: process.Process) -> None:
     for tracker in (Tracker({"rank": 0}), Tracker(None), Tracker(error=RuntimeError("not yet"))):
-        process.track_worker(tracker)  # type: ignore[arg-type]
-    process.track_pool(Tracker({"blocks": 7}))  # type: ignore[arg-type]
+        process.track_worker(tracker)
+    process.track_pool(Tracker({"blocks": 7}))
     report = own.report()
     assert [worker["rank"] for worker in report["workers"]] == [0]
     assert report["engines"][0]["info"]["num_gpu_blocks"] == "7"
@@ -53,10 +53,10 @@ def test_who_has_no_figures_yet_or_fails_is_left_out(own: process.Process) -> No
 
 def test_what_vllm_has_dropped_is_forgotten(own: process.Process) -> None:
     first, second = Tracker({"blocks": 1}), Tracker({"blocks": 2})
-    process.track_pool(first)  # type: ignore[arg-type]
+    process.track_pool(first)
     first.living = False
     assert own.report()["engines"] == []
-    process.track_pool(second)  # type: ignore[arg-type]
+    process.track_pool(second)
     assert own.pools == [second]
 
 

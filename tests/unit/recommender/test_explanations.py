@@ -69,7 +69,7 @@ def test_every_part_of_a_recommendation(tmp_path: Path) -> None:
     assert found.pools is not None
     assert found.candidates == (pytest.approx(target.kv_bytes, abs=BLOCK_BYTES),)
     assert len(found.intervals) == 96
-    assert sum(row.requests for row in found.intervals) == found.recommendation.status.measured.requests  # type: ignore[union-attr]
+    assert sum(row.requests for row in found.intervals) == found.recommendation.status.measured.requests
     sizes = [point.kv_bytes for point in found.curve]
     assert sizes == sorted(sizes)
     assert found.pools.own_bytes in sizes

@@ -150,7 +150,7 @@ def test_kill_9_while_writing_loses_nothing_that_was_stored(path: Path) -> None:
 def test_an_unreadable_store_is_set_aside(path: Path, spoil: object, caplog: pytest.LogCaptureFixture) -> None:
     with History.open(path) as history:
         history.append([closed(60.0 * number) for number in range(50)])
-    spoil(path)  # type: ignore[operator]
+    spoil(path)
     spoilt = path.read_bytes()
     with History.open(path) as history:
         assert history.series(KEY, FINGERPRINT, 0.0) == ()

@@ -26,7 +26,7 @@ def _project(path: str) -> dict[str, object]:
 def test_one_version_everywhere() -> None:
     control_plane, plugin = _project("pyproject.toml"), _project("vllm_plugin/pyproject.toml")
     assert control_plane["version"] == plugin["version"] == names.VERSION
-    assert f"{names.DISTRIBUTION}=={names.VERSION}" in control_plane["dependencies"]  # type: ignore[operator]
+    assert f"{names.DISTRIBUTION}=={names.VERSION}" in control_plane["dependencies"]
     assert plugin["name"] == names.DISTRIBUTION
 
 

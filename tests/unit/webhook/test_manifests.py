@@ -18,9 +18,9 @@ SPEC: Raw = {"containers": [{"name": "main", "image": IMAGE, "args": ["--model=m
 TEMPLATE: Raw = {"metadata": {"labels": {"app": "x"}}, "spec": SPEC}
 
 
-def _rewritten(obj: Raw, **options: Any) -> Any:
+def _rewritten(obj: Raw) -> Any:
     before = copy.deepcopy(obj)
-    result = rewrite_object(obj, KV_BYTES, UTILIZATION, **options)
+    result = rewrite_object(obj, KV_BYTES, UTILIZATION)
     assert obj == before
     return result
 
@@ -103,16 +103,6 @@ def test_left_alone(obj: Raw, why: str) -> None:
     assert why in result.skipped[0]
 
 
-def test_without_the_plugin() -> None:
-    visible = _rewritten({"kind": "Pod", "spec": SPEC}, inject=False)
-    assert vector(visible.obj["spec"]["containers"][0]) == ["--model=m", *FLAGS]
-    assert "volumes" not in visible.obj["spec"]
-    hidden = {"kind": "Pod", "spec": {"containers": [{"name": "a", "command": ["sh", "-c", "vllm serve m"]}]}}
-    result = _rewritten(hidden, inject=False)
-    assert result.obj == hidden
-    assert "only the plugin can size it" in result.skipped[0]
-
-
 def test_bytes_alone() -> None:
     result = rewrite_object({"kind": "Pod", "spec": SPEC}, KV_BYTES, None)
     assert vector(result.obj["spec"]["containers"][0]) == ["--model=m", FLAGS[1]]
@@ -136,9 +126,12 @@ spec:
 """
     yaml = YAML()
     yaml.indent(mapping=2, sequence=4, offset=2)
-    result = rewrite_object(yaml.load(text), KV_BYTES, UTILIZATION, inject=False)
+    result = rewrite_object(yaml.load(text), KV_BYTES, UTILIZATION)
     written = io.StringIO()
     yaml.dump(result.obj, written)
     lines = written.getvalue().splitlines()
-    assert [line for line in text.splitlines() if line not in lines] == []
-    assert lines[-2:] == [f"            - {flag}" for flag in FLAGS]
+    # The one line that changes gains our label, and keeps its comment.
+    assert [line for line in text.splitlines() if line not in lines] == ["      labels: {app: x} # kept"]
+    assert "      labels: {app: x, vllm-rightsizer.io/injected: 'true'} # kept" in lines
+    after = lines.index("            - --port=8000") + 1
+    assert lines[after : after + 2] == [f"            - {flag}" for flag in FLAGS]
