@@ -9,7 +9,7 @@ BIN := .venv/bin
 UV = uv=$$(PYTHON=$(PYTHON) .ci/uv) && "$$uv"
 OUTPUT ?= build
 
-.PHONY: help venv demo test check lint unit lock wheels clean
+.PHONY: help venv demo test check lint unit fuzz lock wheels clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ lint: venv
 
 unit: venv
 	@$(BIN)/pytest --quiet --numprocesses 2 -m "not engine and not demo"
+
+fuzz: venv ## the property tests with new draws
+	@$(BIN)/pytest --quiet --numprocesses 2 -m "not engine and not demo" --hypothesis-profile default tests/unit
 
 lock: ## compile requirements-dev.txt from pyproject.toml, without any registry's address
 	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-index-url --no-annotate \
