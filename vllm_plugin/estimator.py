@@ -8,56 +8,36 @@ time and the tail of a chain before its head. So for block `j` of a chain that w
 
     distance = active + spare + blocks freed after e + blocks of e up to and including j
 
-is the number of usable blocks from which on the lookup hits; it does not depend on the pool's present size.
+is the number of usable blocks from which on the lookup hits; it does not depend on the pool's present size. Only a
+pool that could not hold what was active and the prompt besides would have run its requests in another order: see
+`crowding`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from itertools import repeat
 from typing import Optional, Union
 
+from vllm_plugin.crowding import add_crowded_run, crowded
 from vllm_plugin.histogram import ReuseHistogram
+from vllm_plugin.sampling import WIDEST_GAP, position, sampled
 from vllm_plugin.stack import Event, FreeStack
 
 _Owner = Union[int, Event]
 """What the table knows of a block: how many running requests hold it, or the event that freed it."""
-_Run = tuple[Optional[Event], int]
+_Stretch = tuple[Optional[Event], int]
 """A stretch of a chain with one owner (None: running requests), and the index at which it ends."""
 
-_DENSE = 8
-_WIDEST_GAP = 32
 _REMEMBERED_BLOCKS = 1 << 20
 """So many blocks of settled gaps, then the older half fades: prompts change."""
+_FEW_KEYS = 8192
+"""So many samples, about 1 MB, are kept however deep they lie: a pool that was made small then still knows what the
+larger one had."""
 _MAX_KEYS = 65_536
+"""So many are kept of what lies within `depth` times the pool."""
 _FORGOTTEN = Event(0, 0)
 """Stands for blocks that the real pool still has, but the table does not know."""
-
-
-def sampled(hashes: Sequence[Hashable], blocks: int) -> list[Hashable]:
-    """The hashes of a chain's first `blocks` blocks by which the estimator knows it.
-
-    All of the first 8, then every 8th, 16th and 32nd. A chained hash fixes its position, so two requests that share
-    a prefix sample the same blocks of it.
-    """
-    if blocks <= _DENSE:
-        return list(hashes[:blocks])
-    return [
-        *hashes[:_DENSE],
-        *hashes[15 : min(blocks, 32) : 8],
-        *hashes[47 : min(blocks, 64) : 16],
-        *hashes[95:blocks:32],
-    ]
-
-
-def position(sample: int) -> int:
-    """Index in the chain of the given sample."""
-    if sample < _DENSE:
-        return sample
-    if sample < 11:
-        return 15 + 8 * (sample - 8)
-    if sample < 13:
-        return 47 + 16 * (sample - 11)
-    return 95 + 32 * (sample - 13)
 
 
 class ReuseEstimator:
@@ -78,7 +58,7 @@ class ReuseEstimator:
         depth: float = 4.0,
         slots: int = 4096,
     ) -> None:
-        """`pool_blocks`: today's pool; what lies deeper than `depth` times that is forgotten.
+        """`pool_blocks`: today's pool; what lies deeper than `depth` times that is forgotten from 8,192 samples on.
 
         With more than 65,536 samples everything deeper than the pool goes. What lies within it is always known, so
         that memory grows with the pool: at worst (no chain longer than 8 blocks) by one sample a block.
@@ -87,13 +67,12 @@ class ReuseEstimator:
         self.histogram = ReuseHistogram(block_bytes)
         self._usable_blocks = pool_blocks - 1
         self._depth_blocks = max(int(depth * pool_blocks), 1)
-        self._max_keys = _MAX_KEYS
         self._stack = FreeStack(slots)
         self._table: dict[Hashable, _Owner] = {}
         self._held: dict[str, list[Hashable]] = {}
         # Blocks in common, and in all, of gaps that were settled; to begin with, one gap of which half is.
-        self._settled_common = _WIDEST_GAP // 2
-        self._settled_blocks = _WIDEST_GAP
+        self._settled_common = WIDEST_GAP // 2
+        self._settled_blocks = WIDEST_GAP
 
     def lookup(
         self,
@@ -121,29 +100,19 @@ class ReuseEstimator:
         if full <= 0:
             self._held[request_id] = []
             return
-        table = self._table
-        keys = sampled(hashes, full)
-        owners = list(map(table.get, keys))
-        done = taken = 0
-        for event, end in self._runs(hashes, keys, owners, full, hit_blocks, active + spare):
-            stop = min(end, limit)
-            if event is None:
-                if counted and stop > done:
-                    self.histogram.add(active, stop - done)
-            elif event is _FORGOTTEN:
-                if counted and stop > done:
-                    # Below all that is known, but the real pool had it.
-                    depth = active + spare + taken + self._stack.total + stop - done
-                    self.histogram.add(min(depth, self._usable_blocks), stop - done)
-            elif stop > done:
-                distance = active + spare + taken + self._stack.newer(event) + 1 + max(done - event.start, 0)
-                if counted:
-                    self._count(distance, stop - done, hit_blocks - done)
-                taken += self._take(event, stop)
-            done = max(done, stop)
-        if counted and limit > done:
-            self.histogram.add_unseen(limit - done)
-        self._held[request_id] = keys
+        keys = self._held[request_id] = sampled(hashes, full)
+        # Taken out and put back, so that the table keeps this request's objects alive and not equal ones besides.
+        owners = list(map(self._table.pop, keys, repeat(None)))
+        if owners[0] is None and hit_blocks <= 0:
+            # Never seen, as at least the first request of each chat.
+            self._table.update(zip(keys, repeat(1)))
+            if counted:
+                self.histogram.add_unseen(limit)
+            return
+        stretches = self._stretches(hashes, keys, owners, full, hit_blocks, active + spare)
+        if counted:
+            self._count(stretches, tokens, limit, hit_blocks, active, spare)
+        self._take(stretches, limit, owners)
         self._pin(keys, owners)
 
     def free(
@@ -161,8 +130,11 @@ class ReuseEstimator:
         """
         held = self._held.pop(request_id, [])
         full = max(min(len(hashes), computed_tokens // self.block_tokens), 0)
-        keys = sampled(hashes, full)
-        if len(held) > len(keys):
+        if held and position(len(held) - 1) < full <= position(len(held)):
+            # What it generated added no sample.
+            keys = held
+        else:
+            keys = sampled(hashes, full)
             # Preempted before all of its prompt was computed.
             for key in held[len(keys) :]:
                 self._unpin(key)
@@ -175,9 +147,16 @@ class ReuseEstimator:
                 self._table[tail] = event
                 event.keys.append(tail)
         event.start = self._start(full, shared, len(keys)) if released is None else max(full - released, 0)
-        if full > 0:
+        if event.start < full:
             self._stack.push(event)
             self._forget()
+        else:
+            self._lose(event)
+
+    def bury(self, blocks: int) -> None:
+        """So many dead blocks went on top: releases that evict them in their turn, not before all others."""
+        if blocks > 0:
+            self._stack.push(Event(0, blocks))
 
     def reset(self) -> None:
         """The pool's cache was emptied (`reset_prefix_cache`); vLLM does that only while no request holds a block."""
@@ -185,16 +164,49 @@ class ReuseEstimator:
         self._table.clear()
         self._held.clear()
 
-    def _count(self, distance: int, blocks: int, hits: int) -> None:
+    def _count(
+        self,
+        stretches: Sequence[_Stretch],
+        tokens: int,
+        limit: int,
+        hit_blocks: int,
+        active: int,
+        spare: int,
+    ) -> None:
+        """Put the first `limit` blocks of a chain into the histogram."""
+        histogram = self.histogram
+        prompt = -(-tokens // self.block_tokens)
+        pinned = stretches[0][1] if stretches and stretches[0][0] is None else 0
+        # It was admitted, so there was room for it.
+        demand = min(active + prompt - pinned, self._usable_blocks)
+        done = 0
+        for event, end in stretches:
+            stop = min(end, limit)
+            if stop <= done:
+                continue
+            if event is None:
+                histogram.add(crowded(active, prompt, demand), stop - done)
+            elif event is _FORGOTTEN:
+                # Below all that is known, but the real pool had it.
+                depth = active + spare + self._stack.total + stop - done
+                histogram.add(min(depth, self._usable_blocks), stop - done)
+            else:
+                distance = active + spare + self._stack.newer(event) + 1 + max(done - event.start, 0)
+                self._count_run(distance, stop - done, hit_blocks - done, prompt, demand)
+            done = stop
+        if limit > done:
+            histogram.add_unseen(limit - done)
+
+    def _count_run(self, distance: int, blocks: int, hits: int, prompt: int, demand: int) -> None:
         """Count a stretch, of which the observed pool had the first `hits` blocks: that much is certain."""
         histogram = self.histogram
         usable = self._usable_blocks
         if (hits >= blocks and distance + blocks - 1 <= usable) or (hits <= 0 and distance > usable):
-            histogram.add_run(distance, blocks)
+            add_crowded_run(histogram, distance, blocks, prompt, demand)
             return
         hits = min(max(hits, 0), blocks)
         inside = min(hits, max(usable - distance + 1, 0))
-        histogram.add_run(distance, inside)
+        add_crowded_run(histogram, distance, inside, prompt, demand)
         histogram.add(usable, hits - inside)
         distance += hits
         blocks -= hits
@@ -202,17 +214,17 @@ class ReuseEstimator:
         histogram.add(usable + 1, beyond)
         histogram.add_run(distance + beyond, blocks - beyond)
 
-    def _runs(
+    def _stretches(
         self,
         hashes: Sequence[Hashable],
         keys: list[Hashable],
-        owners: Sequence[_Owner | None],
+        owners: list[_Owner | None],
         full: int,
         hit_blocks: int,
         base: int,
-    ) -> list[_Run]:
+    ) -> list[_Stretch]:
         """The known part of a chain as stretches of one owner each, from its head on."""
-        runs: list[_Run] = []
+        stretches: list[_Stretch] = []
         count = len(keys)
         sample = 0
         while sample < count:
@@ -221,31 +233,34 @@ class ReuseEstimator:
                 break
             pinned = owner.__class__ is int
             event: Event | None = None if pinned else owner  # type: ignore[assignment]
-            sample += 1
-            while sample < count and (owners[sample].__class__ is int if pinned else owners[sample] is owner):
+            if owners.count(owner) == count - sample:
+                sample = count
+            else:
                 sample += 1
+                while sample < count and (owners[sample].__class__ is int if pinned else owners[sample] is owner):
+                    sample += 1
             low = position(sample - 1) + 1
             high = position(sample) if sample < count else full
             following = owners[sample] if sample < count else None
             if pinned and hit_blocks < low:
                 # Held, but not computed yet: a miss whatever the pool's size, and so is all that follows.
-                runs.append((None, hit_blocks))
-                return runs
+                stretches.append((None, hit_blocks))
+                return stretches
             if following.__class__ is Event:
-                runs.append((event, min(max(following.start, low), high)))
+                stretches.append((event, min(max(following.start, low), high)))
             elif following is None:
-                self._end(runs, hashes, event, low, high, hit_blocks, base)
+                self._end(stretches, hashes, event, low, high, hit_blocks, base)
             else:
-                runs.append((event, high))
-        if hit_blocks > (runs[-1][1] if runs else 0):
+                stretches.append((event, high))
+        if hit_blocks > (stretches[-1][1] if stretches else 0):
             # The real pool has more than was seen here. A running request has generated it since if the known part
             # is held to its end.
-            runs.append((None if runs and runs[-1][0] is None else _FORGOTTEN, hit_blocks))
-        return runs
+            stretches.append((None if stretches and stretches[-1][0] is None else _FORGOTTEN, hit_blocks))
+        return stretches
 
     def _end(
         self,
-        runs: list[_Run],
+        stretches: list[_Stretch],
         hashes: Sequence[Hashable],
         event: Event | None,
         low: int,
@@ -258,14 +273,14 @@ class ReuseEstimator:
         closed = event is not None and low <= event.end <= high and hashes[event.end - 1] == event.keys[-1]
         hit = min(hit_blocks, high)
         if event is not None and closed:
-            runs.append((event, event.end))
+            stretches.append((event, event.end))
             low = event.end
         elif hit >= low and not self._evicted(event, hit, base):
             other = self._table.get(hashes[hit - 1])
             if other.__class__ is Event and other is not event:
-                runs.append((event, min(max(other.start, low), hit)))
+                stretches.append((event, min(max(other.start, low), hit)))
                 event = other
-            runs.append((event, hit))
+            stretches.append((event, hit))
             self._settle(hit - first, high - first)
             return
         low = max(low, hit)
@@ -274,13 +289,13 @@ class ReuseEstimator:
             if other.__class__ is Event and other is not event:
                 # Another chain ends in this gap, and this one has it all.
                 if not closed:
-                    runs.append((event, min(max(other.start, low), index + 1)))
-                runs.append((other, index + 1))
+                    stretches.append((event, min(max(other.start, low), index + 1)))
+                stretches.append((other, index + 1))
                 return
         if not closed:
             common = self._settled_common / self._settled_blocks
             end = max(low, first + round(common * (high - first)))
-            runs.append((event, end if event is None else min(end, max(event.end, low))))
+            stretches.append((event, end if event is None else min(end, max(event.end, low))))
 
     def _settle(self, common: int, blocks: int) -> None:
         """The real pool has shown how many `blocks` of a gap two chains have in common."""
@@ -294,18 +309,33 @@ class ReuseEstimator:
         """Whether today's pool had to drop this block of the event, so that its absence says nothing."""
         return event is not None and base + self._stack.newer(event) + 1 + index - event.start > self._usable_blocks
 
-    def _take(self, event: Event, stop: int) -> int:
-        taken = self._stack.take(event, stop)
-        if event.start >= event.end and event.keys and self._table.get(event.keys[-1]) is event:
-            del self._table[event.keys[-1]]
-        return taken
+    def _take(self, stretches: Sequence[_Stretch], limit: int, owners: Sequence[_Owner | None]) -> None:
+        """The first `limit` blocks of a chain leave their events: its request holds them, and stands for them."""
+        done = 0
+        for event, end in stretches:
+            stop = min(end, limit)
+            if stop <= done:
+                continue
+            done = stop
+            if event is None or event is _FORGOTTEN:
+                continue
+            self._stack.take(event, stop)
+            if event.start < event.end:
+                del event.keys[: owners.count(event)]
+            else:
+                # All of its samples are the request's now, but its last block need not be one.
+                if event.keys and self._table.get(event.keys[-1]) is event:
+                    del self._table[event.keys[-1]]
+                event.keys.clear()
 
     def _pin(self, keys: list[Hashable], owners: Sequence[_Owner | None]) -> None:
         table = self._table
-        table.update(dict.fromkeys(keys, 1))
+        table.update(zip(keys, repeat(1)))
+        # Who holds a block holds all before it.
         for key, owner in zip(keys, owners):
-            if owner.__class__ is int:
-                table[key] = owner + 1
+            if owner.__class__ is not int:
+                break
+            table[key] = owner + 1
 
     def _release(self, keys: list[Hashable], pinned: int, event: Event) -> int:
         """Give the samples to the event, but for those that others hold; says where the last of these ends.
@@ -323,7 +353,7 @@ class ReuseEstimator:
         if owners.count(1) == pinned - shared and len(owners) - owners.count(None) == pinned:
             # As nearly always: nobody holds the rest, and what was generated is new.
             event.keys = keys[shared:]
-            table.update(dict.fromkeys(event.keys, event))
+            table.update(zip(event.keys, repeat(event)))
             return shared
         for sample in range(shared, len(keys)):
             owner = owners[sample]
@@ -356,26 +386,18 @@ class ReuseEstimator:
 
     def _forget(self) -> None:
         stack = self._stack
-        table = self._table
         while stack:
             depth = stack.total - stack.oldest_blocks()
-            if depth <= self._usable_blocks or (depth <= self._depth_blocks and len(table) <= _MAX_KEYS):
+            most = _MAX_KEYS if depth <= self._depth_blocks else _FEW_KEYS
+            if depth <= self._usable_blocks or len(self._table) <= most:
                 break
-            event = stack.drop_oldest()
-            for key in event.keys:
-                if table.get(key) is event:
-                    del table[key]
-        if len(table) > self._max_keys:
-            self._sweep()
+            self._lose(stack.drop_oldest())
 
-    def _sweep(self) -> None:
-        """Samples of events that became empty otherwise than by a lookup stay behind; remove them if they are many."""
+    def _lose(self, event: Event) -> None:
+        """The event is gone, and with it the samples that still stand for it."""
         table = self._table
-        known = self._stack.total + sum(map(len, self._held.values()))
-        if len(table) > known + _MAX_KEYS:
-            self._table = table = {
-                key: owner
-                for key, owner in table.items()
-                if owner.__class__ is int or owner.start < owner.end  # type: ignore[union-attr]
-            }
-        self._max_keys = max(_MAX_KEYS, len(table) * 17 // 16)
+        keys = event.keys
+        owners = list(map(table.pop, keys, repeat(None)))
+        if owners.count(event) < len(owners):
+            # The others are somebody else's by now.
+            table.update((key, owner) for key, owner in zip(keys, owners) if owner is not None and owner is not event)

@@ -8,28 +8,23 @@ import socket
 import socketserver
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, Callable
 
-from vllm_plugin import page
-from vllm_plugin.guard import logger
-from vllm_plugin.names import DEFAULT_PORT, ENV_PORT
-from vllm_plugin.snapshots import SnapshotFolder, default_folder
+from vllm_plugin.formats import Format, chosen
+from vllm_plugin.guard import hook, logger, shown, warn
+from vllm_plugin.names import ENV_DIR, ENV_PORT, VERSION
+from vllm_plugin.page import families
+from vllm_plugin.snapshots import SnapshotFolder, default_folder, port_of
 
 _PERIOD_SECONDS = 1.0
 _WORKER_PATIENCE_SECONDS = 10.0
 _MAX_CONNECTIONS = 8
 _REQUEST_SECONDS = 10.0
-
-
-def port_of(text: str | None) -> int:
-    """The port to serve on; the default for anything that is not one."""
-    if text and text.isdecimal() and 0 < int(text) < 65536:
-        return int(text)
-    if text:
-        logger.warning("vllm-rightsizer: %s=%r is not a port, using %d", ENV_PORT, text, DEFAULT_PORT)
-    return DEFAULT_PORT
+_PAUSE_SECONDS = 0.5
+_MOST_MESSAGES = 100
 
 
 class Exporter:
@@ -39,11 +34,11 @@ class Exporter:
     of a multi-node engine), and hands over as soon as an engine shows up.
     """
 
-    def __init__(self, report: Callable[[], dict[str, Any]]) -> None:
-        """`report` gives this process's snapshot as it is now."""
+    def __init__(self, report: Callable[[], dict[str, Any]], folder: SnapshotFolder | None = None) -> None:
+        """`report` gives this process's snapshot as it is now; `folder`: where it has written one already."""
         self._report = report
         self._port = port_of(os.environ.get(ENV_PORT))
-        self._folder: SnapshotFolder | None = None
+        self._folder = folder
         self._lock: int | None = None
         self._server: _Server | None = None
         self._ready_since: float | None = None
@@ -59,12 +54,17 @@ class Exporter:
             try:
                 self.tick()
             except Exception as error:
-                self._say(f"vllm-rightsizer's exporter: {error!r}")
+                hook("exporter").count(error)
+                self._say(f"vllm-rightsizer's exporter: {shown(error)}")
             time.sleep(_PERIOD_SECONDS)
 
     def tick(self) -> None:
         """What is to be done once a second."""
         report = self._report()
+        with _counted():
+            self._export(report)
+
+    def _export(self, report: dict[str, Any]) -> None:
         self._write(report)
         if not report["engines"] and not report["workers"]:
             return
@@ -77,11 +77,16 @@ class Exporter:
         elif time.monotonic() - self._ready_since > _WORKER_PATIENCE_SECONDS:
             self._lead()
 
-    def collect(self) -> str:
-        """The page, with this process's figures of this moment."""
-        own = self._report()
-        own["started"] = 0
-        return page.render([own, *(self._folder.others() if self._folder is not None else ())])
+    def snapshots(self) -> list[dict[str, Any]]:
+        """This process's, with its figures of this moment, and all others'."""
+        own, folder = self._report(), self._folder
+        return [own] if folder is None else [folder.complete(own), *folder.others()]
+
+    def page(self, form: Format) -> bytes:
+        """The page as the reader likes it."""
+        snapshots = self.snapshots()
+        with _counted():
+            return form.write(families(snapshots))
 
     def _write(self, report: dict[str, Any]) -> None:
         try:
@@ -89,7 +94,11 @@ class Exporter:
                 self._folder = SnapshotFolder(default_folder(os.environ, self._port))
             self._folder.write(report)
         except OSError as error:
-            # Without a folder each process can still show its own figures.
+            # Without a folder each process can still show its own figures. One that somebody removed is made anew.
+            if self._folder is not None and not self._folder.path.is_dir():
+                self._folder.close()
+                self._folder = None
+            hook("snapshots").count(error)
             self._say(f"vllm-rightsizer cannot write its snapshots: {error}")
 
     def _engine_elsewhere(self) -> bool:
@@ -99,9 +108,10 @@ class Exporter:
         if self._server is not None or not self._take_lock():
             return
         try:
-            self._server = _Server(self._port, self.collect)
+            self._server = _Server(self._port, self.page)
         except OSError as error:
-            self._say(f"vllm-rightsizer cannot serve metrics on port {self._port}: {error}. It keeps trying.")
+            hook("exporter").count(error)
+            self._say_taken(error)
             self._drop_lock()
             return
         threading.Thread(target=self._server.serve_forever, name="vllm-rightsizer-http", daemon=True).start()
@@ -117,7 +127,12 @@ class Exporter:
     def _take_lock(self) -> bool:
         if self._folder is None or self._lock is not None:
             return True
-        lock = os.open(self._folder.path / "leader.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            lock = os.open(self._folder.path / "leader.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            # In such a folder nobody can lead: who has the port first serves, at least its own figures.
+            hook("snapshots").count(error)
+            return True
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -138,11 +153,40 @@ class Exporter:
             self._server = None
         self._drop_lock()
 
+    def _say_taken(self, error: OSError) -> None:
+        message = f"vllm-rightsizer cannot serve metrics on port {self._port}: {error}. It keeps trying."
+        if message in self._said:
+            return
+        self._say(message)
+        if _is_ours(self._port):
+            self._say(
+                f"On port {self._port} another vLLM's vllm-rightsizer serves, which does not know of this one. Give "
+                f"each container or pod its own {ENV_PORT}, or containers of one pod one {ENV_DIR} on a shared volume."
+            )
+
     def _say(self, message: str) -> None:
-        """Log each message once."""
-        if message not in self._said:
+        """Log each message once, and not all of those that differ each time."""
+        if message not in self._said and len(self._said) < _MOST_MESSAGES:
             self._said.add(message)
-            logger.warning("%s", message)
+            warn("%s", message)
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    """Add what the exporter's threads take from vLLM's to the hooks' seconds: the processor's time, not the wait."""
+    began = time.thread_time()
+    try:
+        yield
+    finally:
+        hook("exporter").seconds += time.thread_time() - began
+
+
+def _is_ours(port: int) -> bool:
+    """Does a vllm-rightsizer answer on that port of this host?"""
+    with suppress(OSError), socket.create_connection(("localhost", port), timeout=1) as client:
+        client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        return _Handler.server_version.partition("/")[0].encode() in client.recv(1024)
+    return False
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -150,22 +194,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     server: _Server
     timeout = _REQUEST_SECONDS
+    server_version = f"vllm-rightsizer/{VERSION}"
+    sys_version = ""
 
     def do_GET(self) -> None:
         """Answer one request; the method's name is http.server's."""
         path = self.path.partition("?")[0]
         if path == "/metrics":
             try:
-                self._answer(200, page.CONTENT_TYPE, self.server.collect())
+                form = chosen(self.headers.get("Accept"))
+                self._answer(200, form.content_type, self.server.page(form))
             except Exception as error:
-                self._answer(500, "text/plain", f"the page could not be made: {error!r}\n")
+                hook("exporter").count(error)
+                self._answer(500, "text/plain", f"the page could not be made: {shown(error)}\n".encode())
         elif path == "/healthz":
-            self._answer(200, "text/plain", "ok\n")
+            self._answer(200, "text/plain", b"ok\n")
         else:
-            self._answer(404, "text/plain", "metrics are at /metrics\n")
+            self._answer(404, "text/plain", b"metrics are at /metrics\n")
 
-    def _answer(self, status: int, content_type: str, text: str) -> None:
-        body = text.encode()
+    def _answer(self, status: int, content_type: str, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
@@ -186,8 +233,8 @@ class _Server(socketserver.ThreadingMixIn, HTTPServer):
     block_on_close = False
     request_queue_size = 4 * _MAX_CONNECTIONS
 
-    def __init__(self, port: int, collect: Callable[[], str]) -> None:
-        self.collect = collect
+    def __init__(self, port: int, page: Callable[[Format], bytes]) -> None:
+        self.page = page
         self._open: dict[socket.socket, float] = {}
         """Since when each connection is open."""
         try:
@@ -203,6 +250,14 @@ class _Server(socketserver.ThreadingMixIn, HTTPServer):
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "vllm-rightsizer", self.server_address[1]
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Accept a connection. One that cannot be had, for want of files, stays in the queue: do not ask at once."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(_PAUSE_SECONDS)
+            raise
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
         """Called for each connection, in the thread that accepts: False closes it."""

@@ -73,8 +73,15 @@ def storage_bytes(tensors: Iterable[Any]) -> int:
 
 
 def model_bytes(model: Any) -> int:
-    """Bytes of a module's parameters and buffers, shared ones once."""
-    return storage_bytes([*model.parameters(), *model.buffers()])
+    """Bytes of a module's parameters, buffers and LoRA slots, shared ones once."""
+    return storage_bytes([*model.parameters(), *model.buffers(), *lora_slots(model)])
+
+
+def lora_slots(model: Any) -> Iterable[Any]:
+    """The tensors that vLLM's LoRA layers hold for adapters, loaded or not: plain attributes, no parameters."""
+    for module in model.modules():
+        if hasattr(module, "lora_a_stacked"):
+            yield from tensors_in([value for name, value in vars(module).items() if not name.startswith("_")])
 
 
 def first_attribute(owner: Any, *names: str) -> Any | None:

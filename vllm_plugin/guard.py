@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import time
+from contextlib import suppress
 from typing import Any, Callable
 
 logger = logging.getLogger("vllm.rightsizer")
@@ -12,6 +14,7 @@ logger = logging.getLogger("vllm.rightsizer")
 
 _TOO_MANY = 5
 _FORGIVEN_BY_SUCCESS = 0.1
+_MARK = "_vllm_rightsizer"
 
 
 class Hook:
@@ -28,7 +31,7 @@ class Hook:
         self._strain = 0.0
         hooks[name] = self
 
-    def run(self, observe: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def run(self, observe: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call the plugin's own code and count its time; None if it failed or the hook is off."""
         if not self.active:
             return None
@@ -48,15 +51,20 @@ class Hook:
         """From now on only vLLM's own code runs here."""
         if self.active:
             self.active = False
-            logger.warning("vllm-rightsizer's hook %s is off: %s. vLLM itself is not affected.", self.name, why)
+            warn("vllm-rightsizer's hook %s is off: %s. vLLM itself is not affected.", self.name, why)
 
     def failed(self, error: Exception) -> None:
         """The plugin's own code raised this: count it. For callers that cannot afford `run`."""
-        self.errors += 1
         self._strain += 1
-        logger.debug("vllm-rightsizer's hook %s failed", self.name, exc_info=True)
+        self.count(error)
         if self._strain >= _TOO_MANY:
-            self.switch_off(f"{self.errors} errors, the last one {error!r}")
+            self.switch_off(f"{self.errors} errors, the last one {shown(error)}")
+
+    def count(self, error: Exception) -> None:
+        """Count an error that passes by itself, as that of a full disk: what raised it is tried again."""
+        self.errors += 1
+        with suppress(Exception):
+            logger.debug("vllm-rightsizer's hook %s failed: %s", self.name, shown(error), exc_info=error)
 
 
 hooks: dict[str, Hook] = {}
@@ -66,6 +74,20 @@ hooks: dict[str, Hook] = {}
 def hook(name: str) -> Hook:
     """The hook of that name."""
     return hooks.get(name) or Hook(name)
+
+
+def warn(message: str, *args: Any) -> None:
+    """A line in vLLM's log. A filter that somebody put on it may raise, and that is no reason to fail."""
+    with suppress(Exception):
+        logger.warning(message, *args)
+
+
+def shown(error: Exception) -> str:
+    """The error as text, also where its own `__repr__` is broken."""
+    try:
+        return repr(error)
+    except Exception:
+        return type(error).__name__
 
 
 def wrap(
@@ -79,15 +101,43 @@ def wrap(
     """Replace `owner.attribute`, a function, by one that also calls the plugin's code.
 
     `before(*args, **kwargs)` may read what the original destroys; its result is the second argument of
-    `after(result, noted, *args, **kwargs)`. Neither can change what the caller gets. If `owner` has no such
-    attribute, the hook is off; if it is wrapped already, nothing happens.
+    `after(result, noted, *args, **kwargs)`. Neither can change what the caller gets, nor are they called again or
+    instead where the original raises. Class and static methods and coroutines stay what they are. If `owner` has no
+    such function, the hook is off; if it is wrapped already, nothing happens.
     """
     original = getattr(owner, attribute, None)
-    if original is None:
+    if not callable(original):
         of.switch_off(f"this vLLM has no {getattr(owner, '__name__', owner)}.{attribute}")
         return
-    if getattr(original, "_vllm_rightsizer", False):
+    if getattr(original, _MARK, False):
         return
+    kind = type(_declared(owner, attribute))
+    if kind in (classmethod, staticmethod):
+        original = _declared(owner, attribute).__func__
+    wrapped = _with_observers(original, of, before, after)
+    setattr(wrapped, _MARK, True)
+    setattr(owner, attribute, kind(wrapped) if kind in (classmethod, staticmethod) else wrapped)
+
+
+def _declared(owner: Any, attribute: str) -> Any:
+    """What stands in the class's body, or None for what only an object or a module has."""
+    return next((vars(one)[attribute] for one in getattr(owner, "__mro__", ()) if attribute in vars(one)), None)
+
+
+def _with_observers(
+    original: Callable[..., Any], of: Hook, before: Callable[..., Any] | None, after: Callable[..., Any] | None
+) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(original):
+
+        @functools.wraps(original)
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            noted = of.run(before, *args, **kwargs) if before is not None else None
+            result = await original(*args, **kwargs)
+            if after is not None:
+                of.run(after, result, noted, *args, **kwargs)
+            return result
+
+        return awaited
 
     @functools.wraps(original)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -97,5 +147,4 @@ def wrap(
             of.run(after, result, noted, *args, **kwargs)
         return result
 
-    wrapped._vllm_rightsizer = True  # type: ignore[attr-defined]
-    setattr(owner, attribute, wrapped)
+    return wrapped

@@ -34,19 +34,19 @@ class ReuseHistogram:
         self.counts[bisect_left(self._limits, distance)] += blocks
         self.sum_bytes += (distance + 1) * self.block_bytes * blocks
 
-    def add_run(self, distance: int, blocks: int) -> None:
-        """Consecutive blocks of a chain: the first at `distance`, each next one block further."""
-        self.sum_bytes += blocks * (2 * distance + blocks + 1) * self.block_bytes // 2
+    def add_run(self, distance: int, blocks: int, step: int = 1) -> None:
+        """Consecutive blocks of a chain: the first at `distance`, each next one `step` blocks further."""
+        self.sum_bytes += blocks * (2 * (distance + 1) + (blocks - 1) * step) * self.block_bytes // 2
         counts = self.counts
         limits = self._limits
         bucket = bisect_left(limits, distance)
         while blocks > 0:
-            fits = limits[bucket] - distance + 1 if bucket < len(limits) else blocks
+            fits = (limits[bucket] - distance) // step + 1 if bucket < len(limits) else blocks
             if fits >= blocks:
                 counts[bucket] += blocks
                 return
             counts[bucket] += fits
-            distance += fits
+            distance += fits * step
             blocks -= fits
             bucket = bisect_left(limits, distance, bucket)
 

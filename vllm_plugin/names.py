@@ -17,6 +17,8 @@ ENV_PREFIX = "VLLM_RIGHTSIZER_"
 ENV_PORT = ENV_PREFIX + "PORT"
 ENV_DIR = ENV_PREFIX + "DIR"
 """Folder that the plugin's processes in one pod share for their snapshots; a private temporary one by default."""
+ENV_POD_UID = ENV_PREFIX + "POD_UID"
+"""The pod's UID, by the downward API: exported, so that a scraper can tell this pod's page from another's."""
 ENV_KV_BYTES = ENV_PREFIX + "KV_BYTES"
 ENV_GPU_MEMORY_UTILIZATION = ENV_PREFIX + "GPU_MEMORY_UTILIZATION"
 ENV_ALLOCATION_BYTES = ENV_PREFIX + "ALLOCATION_BYTES"
@@ -25,6 +27,9 @@ what the process sees as the device's total."""
 ENV_DISABLED = ENV_PREFIX + "DISABLED"
 DEFAULT_PORT = 9415
 METRICS_PORT_NAME = "rightsizer"
+COMPACT_TYPE = "application/vnd.vllm-rightsizer.page+json"
+"""The page for the recommender's own scrapes, as a list: name, labels, value of each sample; a histogram is one sample,
+and its value the list of its cumulative buckets."""
 
 # --- Labels and annotations --------------------------------------------------------------------------------------
 GROUP = "vllm-rightsizer.io"
@@ -38,6 +43,9 @@ ANNOTATION_CONTAINER = GROUP + "/container"
 ANNOTATION_APPLIED = GROUP + "/applied"
 ANNOTATION_ORIGINAL_ARGS = GROUP + "/original-args"
 ANNOTATION_SKIPPED = GROUP + "/skipped"
+ANNOTATION_EMITTER = GROUP + "/emitter"
+ANNOTATION_EMITTED = GROUP + "/emitted"
+"""What was written in the GPU scheduler's words, and what stood there before; by the webhook."""
 FOREIGN_ANNOTATION_AUTO = "scaleops.sh/default-vllm-auto"
 FOREIGN_ANNOTATION_POLICY = "scaleops.sh/default-vllm-policy"
 
@@ -57,6 +65,7 @@ RUNTIME_OVERHEAD_BYTES = PREFIX + "runtime_overhead_bytes"
 GPU_MEMORY_TOTAL_BYTES = PREFIX + "gpu_memory_total_bytes"
 GPU_MEMORY_ALLOCATED_BYTES = PREFIX + "gpu_memory_allocated_bytes"
 KV_FLOOR_BYTES = PREFIX + "kv_floor_bytes"
+ENGINE_ASLEEP = PREFIX + "engine_asleep"
 PREEMPTIONS = PREFIX + "preemptions_total"
 ADMISSIONS_BLOCKED = PREFIX + "admissions_blocked_total"
 REQUESTS = PREFIX + "requests_total"
@@ -72,6 +81,8 @@ LABEL_ENGINE = "engine"
 LABEL_RANK = "rank"
 LABEL_COMPONENT = "component"
 LABEL_HOOK = "hook"
+LABEL_POD_UID = "pod_uid"
+"""Of build_info."""
 
 OVERHEAD_COMPONENTS = ("activations", "cuda_graphs", "non_torch", "other")
 
@@ -79,6 +90,10 @@ OVERHEAD_COMPONENTS = ("activations", "cuda_graphs", "non_torch", "other")
 OVERRIDE_NONE = "none"
 OVERRIDE_APPLIED = "applied"
 OVERRIDE_REFUSED = "refused"
+OVERRIDE_RAISED = "raised"
+"""Applied, and raised to the least that vLLM starts with."""
+OVERRIDE_KVCACHED = "kvcached"
+"""kvcached keeps the pool elastic: nothing is overridden."""
 
 # --- The reuse histogram's buckets -----------------------------------------------------------------------------------
 BUCKETS_PER_OCTAVE = 8

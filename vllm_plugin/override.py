@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -16,14 +15,17 @@ from vllm_plugin.names import (
     ENV_KV_BYTES,
     ENV_PREFIX,
     OVERRIDE_APPLIED,
+    OVERRIDE_KVCACHED,
     OVERRIDE_NONE,
+    OVERRIDE_RAISED,
     OVERRIDE_REFUSED,
 )
 
 ENV_OUTCOME = ENV_PREFIX + "OUTCOME"
 """Written for the child processes, which export what was done but see only vLLM's final configuration."""
 
-_servers = itertools.count()
+_ENV_KVCACHED = "ENABLE_KVCACHED"
+"""Read by kvcached itself."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,26 @@ class Outcome:
     state: str = OVERRIDE_NONE
     requested_utilization: float | None = None
     requested_kv_bytes: int | None = None
+    applied_utilization: float | None = None
+    applied_kv_bytes: int | None = None
+    """These two: what the environment asked for, and None where it left the user's."""
+    raised_kv_bytes: int | None = None
+    """What the KV cache got in the place of a size that vLLM refuses."""
     server: str = ""
     """Tells this vLLM from others in the pod: its processes share nothing else by which to know each other."""
+
+    def decides(self, cache_config: Any) -> bool:
+        """Whether the pool's size follows from a value that was set here, and not from the user's."""
+        kv_bytes = getattr(cache_config, "kv_cache_memory_bytes", None)
+        if kv_bytes is not None:
+            return kv_bytes in (self.applied_kv_bytes, self.raised_kv_bytes)
+        utilization = getattr(cache_config, "gpu_memory_utilization", None)
+        return self.applied_utilization is not None and utilization == self.applied_utilization
+
+
+def kvcached(environ: Mapping[str, str]) -> bool:
+    """Whether kvcached manages the KV cache, which is elastic then."""
+    return environ.get(_ENV_KVCACHED, "").strip().lower() in ("true", "1")
 
 
 def parse_bytes(name: str, environ: Mapping[str, str]) -> int | None:
@@ -70,8 +90,13 @@ def apply(arguments: Any, environ: Mapping[str, str], device_total_bytes: Callab
 
     Absolute values, so that doing it again, here or in the next process, changes nothing; what was asked for at first
     is then known from `ENV_OUTCOME`. Refused, with a warning, are malformed values, and KV bytes on a
-    vLLM that has no such argument.
+    vLLM that has no such argument. With kvcached nothing is set.
     """
+    earlier = recall(environ)
+    if kvcached(environ):
+        if earlier is None:
+            logger.warning("vllm-rightsizer sets no size here: kvcached (%s) gives memory back itself", _ENV_KVCACHED)
+        return _requested(arguments, OVERRIDE_KVCACHED)
     try:
         kv_bytes = parse_bytes(ENV_KV_BYTES, environ)
         utilization = parse_utilization(environ.get(ENV_GPU_MEMORY_UTILIZATION))
@@ -88,9 +113,15 @@ def apply(arguments: Any, environ: Mapping[str, str], device_total_bytes: Callab
         if utilization is None:
             return _requested(arguments, OVERRIDE_REFUSED)
         kv_bytes = None
-    earlier = recall(environ)
     done = _is(arguments, "kv_cache_memory_bytes", kv_bytes) and _is(arguments, "gpu_memory_utilization", utilization)
     outcome = earlier if earlier is not None and done else _requested(arguments, OVERRIDE_APPLIED)
+    outcome = replace(
+        outcome,
+        state=OVERRIDE_APPLIED,
+        applied_utilization=utilization,
+        applied_kv_bytes=kv_bytes,
+        raised_kv_bytes=None,
+    )
     if kv_bytes is not None:
         arguments.kv_cache_memory_bytes = kv_bytes
     if utilization is not None:
@@ -111,8 +142,15 @@ def apply(arguments: Any, environ: Mapping[str, str], device_total_bytes: Callab
 
 def remember(outcome: Outcome) -> None:
     """Leave the outcome, as that of a new vLLM, to processes started from here."""
-    server = f"{os.getpid()}-{next(_servers)}"
+    # Numbers of processes are the same in every container.
+    server = os.urandom(8).hex()
     os.environ[ENV_OUTCOME] = json.dumps(vars(replace(outcome, server=server)))
+
+
+def remember_raised(outcome: Outcome, kv_bytes: int) -> None:
+    """Leave to this process, and to those started from here, that vLLM got more than was asked for."""
+    raised = replace(outcome, state=OVERRIDE_RAISED, raised_kv_bytes=kv_bytes)
+    os.environ[ENV_OUTCOME] = json.dumps(vars(raised))
 
 
 def recall(environ: Mapping[str, str]) -> Outcome | None:

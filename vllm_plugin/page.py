@@ -1,18 +1,30 @@
-"""The page that Prometheus and the recommender read: from snapshots of processes to text format 0.0.4."""
+"""What stands on the page that Prometheus and the recommender read: from snapshots of processes to metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
-from typing import Any, Union
+from typing import Any, NamedTuple
 
 from vllm_plugin import names
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+Labels = Mapping[str, str]
 
-_Labels = Mapping[str, str]
-_Number = Union[int, float]
-_BOUNDS = [repr(bound) for bound in names.REUSE_BUCKET_BOUNDS] + ["+Inf"]
+
+class Histogram(NamedTuple):
+    """Observations by bucket (bounds: `names.REUSE_BUCKET_BOUNDS`, then +Inf), not cumulative, and their sum."""
+
+    counts: Sequence[int]
+    total: int
+
+
+class Family(NamedTuple):
+    """One metric with all its samples. `kind`: gauge, counter, histogram, or info (a gauge of labels)."""
+
+    name: str
+    kind: str
+    text: str
+    samples: Sequence[tuple[Labels, int | float | Histogram]]
+
 
 _ENGINE_GAUGES = (
     (names.KV_CACHE_BLOCK_TOKENS, "block_tokens", "Tokens in one block of the KV cache."),
@@ -22,6 +34,7 @@ _ENGINE_GAUGES = (
     (names.KV_DEMAND_PEAK_BYTES, "demand_peak_bytes", "Most KV held, and needed to admit a request, in the last 60 s."),
     (names.PREFIX_CACHE_HEADROOM_BYTES, "headroom_bytes", "KV beyond the active peak that keeps the hit rate."),
     (names.KV_FLOOR_BYTES, "floor_bytes", "KV below which this vLLM refuses to start."),
+    (names.ENGINE_ASLEEP, "asleep", "1 while vLLM sleeps: its KV cache or weights are off the device."),
 )
 _ENGINE_COUNTERS = (
     (names.PREEMPTIONS, "preemptions", "Requests that lost their blocks to others."),
@@ -40,20 +53,76 @@ _RANK_GAUGES = (
 
 
 def render(snapshots: Sequence[Mapping[str, Any]]) -> str:
-    """The whole page. `snapshots`: of all living processes that belong together."""
-    page = _Page()
-    engines = _labelled(snapshots, "engines")
-    workers = _labelled(snapshots, "workers")
+    """The whole page in Prometheus' text format."""
+    from vllm_plugin.formats import text
+
+    return text(families(snapshots))
+
+
+def families(snapshots: Sequence[Mapping[str, Any]]) -> list[Family]:
+    """All metrics that have a sample. `snapshots`: of all living processes that belong together."""
+    engines = _labelled(snapshots, "engines", (names.LABEL_ENGINE,))
+    workers = _labelled(snapshots, "workers", (names.LABEL_ENGINE, names.LABEL_RANK))
+    found = [
+        *_of_ranks(engines, workers),
+        *(_family(name, "gauge", text, _values(engines, field)) for name, field, text in _ENGINE_GAUGES),
+        *(_family(name, "counter", text, _values(engines, field)) for name, field, text in _ENGINE_COUNTERS),
+        _family(
+            names.KV_REUSE_DISTANCE_BYTES,
+            "histogram",
+            "Pool size, null block included, from which on each full block looked up is a hit.",
+            (
+                (labels, Histogram(engine["reuse_counts"], engine["reuse_sum_bytes"]))
+                for labels, engine in engines
+                if engine["reuse_counts"]
+            ),
+        ),
+        *_of_hooks(snapshots),
+        _family(
+            names.BUILD_INFO,
+            "info",
+            "The plugin's version, where it was loaded from, and which pod this is, where the pod says so.",
+            ((labels, 1) for labels in _builds(snapshots)),
+        ),
+        _family(
+            names.ENGINE_INFO,
+            "info",
+            "How each engine was configured.",
+            (({**labels, **engine["info"]}, 1) for labels, engine in engines),
+        ),
+    ]
+    return [family for family in found if family.samples]
+
+
+def _family(name: str, kind: str, text: str, samples: Iterable[tuple[Labels, Any]]) -> Family:
+    """One metric; samples without a value are left out."""
+    return Family(name, kind, text, [(labels, value) for labels, value in samples if value is not None])
+
+
+_Reports = Sequence[tuple[dict[str, str], Mapping[str, Any]]]
+
+
+def _values(reports: _Reports, field: str) -> Iterable[tuple[Labels, Any]]:
+    return ((labels, report.get(field)) for labels, report in reports)
+
+
+def _of_ranks(engines: _Reports, workers: _Reports) -> Iterable[Family]:
     known = {(labels[names.LABEL_ENGINE], labels[names.LABEL_RANK]) for labels, _ in workers}
     # Before its worker reports, or where that runs in another pod, an engine's own figures stand for rank 0.
-    ranks = workers + [
-        (labels, {"capacity_bytes": engine["capacity_bytes"], "block_bytes": engine["block_bytes"]})
-        for labels, engine in engines
-        if (labels[names.LABEL_ENGINE], "0") not in known
+    ranks = [
+        *workers,
+        *(
+            (
+                {**labels, names.LABEL_RANK: "0"},
+                {"capacity_bytes": engine["capacity_bytes"], "block_bytes": engine["block_bytes"]},
+            )
+            for labels, engine in engines
+            if (labels[names.LABEL_ENGINE], "0") not in known
+        ),
     ]
     for name, field, text in _RANK_GAUGES:
-        page.family(name, "gauge", text, ((labels, rank.get(field)) for labels, rank in ranks))
-    page.family(
+        yield _family(name, "gauge", text, _values(ranks, field))
+    yield _family(
         names.RUNTIME_OVERHEAD_BYTES,
         "gauge",
         "Device memory besides weights and KV pool.",
@@ -63,53 +132,24 @@ def render(snapshots: Sequence[Mapping[str, Any]]) -> str:
             for component in names.OVERHEAD_COMPONENTS
         ),
     )
-    per_engine = [({names.LABEL_ENGINE: labels[names.LABEL_ENGINE]}, engine) for labels, engine in engines]
-    for name, field, text in _ENGINE_GAUGES:
-        page.family(name, "gauge", text, ((labels, engine.get(field)) for labels, engine in per_engine))
-    for name, field, text in _ENGINE_COUNTERS:
-        page.family(name, "counter", text, ((labels, engine.get(field)) for labels, engine in per_engine))
-    page.histogram(
-        names.KV_REUSE_DISTANCE_BYTES,
-        "Pool size, null block included, from which on each full block looked up is a hit.",
-        [
-            (labels, engine["reuse_counts"], engine["reuse_sum_bytes"])
-            for labels, engine in per_engine
-            if engine["reuse_counts"]
-        ],
-    )
-    _hooks(page, snapshots)
-    build = {(snapshot["version"], snapshot["loaded_from"]) for snapshot in snapshots}
-    page.family(
-        names.BUILD_INFO,
-        "gauge",
-        "The plugin's version and where it was loaded from.",
-        (({"version": version, "loaded_from": origin}, 1) for version, origin in sorted(build)),
-    )
-    page.family(
-        names.ENGINE_INFO,
-        "gauge",
-        "How each engine was configured.",
-        (({**labels, **engine["info"]}, 1) for labels, engine in per_engine),
-    )
-    return page.text()
 
 
-def _hooks(page: _Page, snapshots: Sequence[Mapping[str, Any]]) -> None:
+def _of_hooks(snapshots: Sequence[Mapping[str, Any]]) -> Iterable[Family]:
     hooks = [(name, hook) for snapshot in snapshots for name, hook in snapshot["hooks"].items()]
     by_name = sorted({name for name, _ in hooks})
-    page.family(
+    yield _family(
         names.HOOK_SECONDS,
         "counter",
-        "Time spent in the plugin's own code.",
+        "Time spent in the plugin's own code, its start included.",
         [({}, sum(hook["seconds"] for _, hook in hooks))],
     )
-    page.family(
+    yield _family(
         names.HOOK_ERRORS,
         "counter",
         "Errors in the plugin's own code, swallowed.",
         (({names.LABEL_HOOK: name}, sum(h["errors"] for n, h in hooks if n == name)) for name in by_name),
     )
-    page.family(
+    yield _family(
         names.HOOKS_ACTIVE,
         "gauge",
         "0 where a hook found nothing to hook or is off after errors; reuse: 0 for several KV cache groups (no curve).",
@@ -117,59 +157,36 @@ def _hooks(page: _Page, snapshots: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def _labelled(snapshots: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[dict[str, str], Mapping[str, Any]]]:
-    """Engines or workers with their labels. Engines of a second server in the pod are told apart by a prefix."""
-    servers: list[str] = []
-    for snapshot in sorted(snapshots, key=lambda snapshot: (snapshot.get("started") or 0, snapshot["pid"])):
-        for report in [*snapshot["engines"], *snapshot["workers"]]:
-            if report["server"] not in servers:
-                servers.append(report["server"])
-    found = []
+def _builds(snapshots: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The distinct builds of the plugin in these processes."""
+    found: list[dict[str, str]] = []
     for snapshot in snapshots:
-        for report in snapshot[kind]:
-            server = servers.index(report["server"])
-            engine = str(report["engine"]) if server == 0 else f"{server}.{report['engine']}"
-            labels = {names.LABEL_ENGINE: engine, names.LABEL_RANK: str(report.get("rank", 0))}
-            found.append((labels, report))
-    return sorted(found, key=lambda pair: sorted(pair[0].items()))
+        build = {"version": snapshot["version"], "loaded_from": snapshot["loaded_from"]}
+        if snapshot.get("pod_uid"):
+            build[names.LABEL_POD_UID] = snapshot["pod_uid"]
+        if build not in found:
+            found.append(build)
+    return sorted(found, key=lambda build: sorted(build.items()))
 
 
-class _Page:
-    """Lines of the text format."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    def family(self, name: str, kind: str, text: str, samples: Iterable[tuple[_Labels, Any]]) -> None:
-        """One metric; samples without a value are left out, and the metric with them."""
-        lines = [f"{name}{_braces(labels)} {_number(value)}" for labels, value in samples if value is not None]
-        if lines:
-            self._lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *lines]
-
-    def histogram(self, name: str, text: str, series: Sequence[tuple[_Labels, Sequence[int], int]]) -> None:
-        """A classic histogram: cumulative buckets, sum and count."""
-        self._lines += [f"# HELP {name} {text}", f"# TYPE {name} histogram"] if series else []
-        for labels, counts, total in series:
-            inside = _braces(labels)[1:-1]
-            before = f"{name}_bucket{{{inside}," if inside else f"{name}_bucket{{"
-            sums = list(accumulate(counts)) or [0]
-            self._lines += [f'{before}le="{bound}"}} {count}' for bound, count in zip(_BOUNDS, sums)]
-            self._lines += [f"{name}_sum{{{inside}}} {total}", f"{name}_count{{{inside}}} {sums[-1]}"]
-
-    def text(self) -> str:
-        """All of it."""
-        return "\n".join(self._lines) + "\n"
+def _labelled(snapshots: Sequence[Mapping[str, Any]], kind: str, labels: Sequence[str]) -> _Reports:
+    """Engines or workers with their labels, each once: ranks that torchrun starts all run the same scheduler."""
+    found: dict[tuple[str, ...], tuple[dict[str, str], Mapping[str, Any]]] = {}
+    for snapshot in sorted(snapshots, key=lambda snapshot: (snapshot.get("started") or 0, snapshot["pid"])):
+        numbers = snapshot.get("servers") or servers_of(snapshot)
+        # The newest first: vLLM may build a scheduler anew before the old one is gone.
+        for report in reversed(snapshot[kind]):
+            server = numbers.get(report["server"], 0)
+            values = {
+                names.LABEL_ENGINE: f"{server}.{report['engine']}" if server else str(report["engine"]),
+                names.LABEL_RANK: str(report.get("rank", 0)),
+            }
+            key = tuple(values[label] for label in labels)
+            found.setdefault(key, ({label: values[label] for label in labels}, report))
+    return [found[key] for key in sorted(found, key=lambda key: [(len(value), value) for value in key])]
 
 
-def _braces(labels: _Labels) -> str:
-    if not labels:
-        return ""
-    return "{" + ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items()) + "}"
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-
-
-def _number(value: _Number) -> str:
-    return repr(value)
+def servers_of(snapshot: Mapping[str, Any]) -> dict[str, int]:
+    """The vLLM servers that a process belongs to, numbered as if there were no others."""
+    servers = dict.fromkeys(report["server"] for report in (*snapshot["engines"], *snapshot["workers"]))
+    return {server: number for number, server in enumerate(servers)}

@@ -6,10 +6,13 @@ evicted after it. `estimator` pushes an event for each freed request and asks fo
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Hashable
 
 _GROUP_BITS = 6
+_FINEST = 1 / 512
+_TIDIED_A_PUSH = 4
 
 
 class Event:
@@ -18,42 +21,54 @@ class Event:
     A later request that reuses the chain takes blocks from `start` on, since it must begin at the chain's head.
     """
 
-    __slots__ = ("end", "keys", "slot", "start")
+    __slots__ = ("end", "keys", "number", "start")
 
     def __init__(self, start: int, end: int) -> None:
         self.start = start
         self.end = end
         self.keys: list[Hashable] = []
         """Hashes by which the estimator finds this event, the chain's last block at the end."""
-        self.slot = -1
+        self.number = -1
+        """Its place in the order of all events ever."""
 
 
 class FreeStack:
     """Events by age, with at most `slots` distinguishable depths: the oldest share one when there are more.
 
     Sums are kept per slot and per 64 slots: in Python an update of two list cells beats the twelve steps of a
-    Fenwick tree, and a query is two sums over at most 64 cells, which run in C.
+    Fenwick tree, and a query is two sums over at most 64 cells, which run in C. A slot knows the first of its events,
+    an event its number: so slots can be given out anew without a look at the events, of which there may be very many.
     """
 
     def __init__(self, slots: int = 4096) -> None:
         self.total = 0
         """Blocks in all events together."""
+        # Oldest first: those that were looked at since the last round of tidying began, then the others.
+        self._tidied: deque[Event] = deque()
         self._order: deque[Event] = deque()
+        self._emptied = 0
+        self._slots = slots
+        self._firsts: list[int] = []
         self._cells = [0] * slots
-        self._groups = [0] * (slots >> _GROUP_BITS)
-        self._next = 0
+        self._groups = [0] * -(-slots >> _GROUP_BITS)
+        self._pushed = 0
+        self._tolerance = _FINEST
 
     def __len__(self) -> int:
-        return len(self._order)
+        """Events, some empty ones included."""
+        return len(self._tidied) + len(self._order)
 
     def push(self, event: Event) -> None:
-        """Put a new event on top."""
-        if self._next == len(self._cells):
+        """Put a new event on top; it must not be empty."""
+        if len(self._firsts) == self._slots:
             self._merge()
-        event.slot = self._next
-        self._next += 1
+        event.number = self._pushed
+        self._pushed += 1
+        self._add(len(self._firsts), event.end - event.start)
+        self._firsts.append(event.number)
         self._order.append(event)
-        self._add(event.slot, event.end - event.start)
+        if self._emptied << 1 > len(self._tidied) + len(self._order):
+            self._tidy()
 
     def take(self, event: Event, stop: int) -> int:
         """Blocks up to index `stop` leave the event; says how many did."""
@@ -61,12 +76,14 @@ class FreeStack:
         if taken <= 0:
             return 0
         event.start += taken
-        self._add(event.slot, -taken)
+        if event.start == event.end:
+            self._emptied += 1
+        self._add(bisect_right(self._firsts, event.number) - 1, -taken)
         return taken
 
     def newer(self, event: Event) -> int:
         """Blocks freed after `event`; of events that share its slot, half count as newer."""
-        slot = event.slot
+        slot = bisect_right(self._firsts, event.number) - 1
         group = slot >> _GROUP_BITS
         cells = self._cells
         return (
@@ -77,59 +94,82 @@ class FreeStack:
 
     def drop_oldest(self) -> Event:
         """Remove the bottom event."""
-        event = self._order.popleft()
-        self._add(event.slot, event.start - event.end)
-        event.start = event.end
+        event = (self._tidied or self._order).popleft()
+        if event.start < event.end:
+            self._add(bisect_right(self._firsts, event.number) - 1, event.start - event.end)
+            event.start = event.end
+        else:
+            self._emptied -= 1
         return event
 
     def oldest_blocks(self) -> int:
         """Blocks in the bottom event; 0 when there is none."""
-        return self._order[0].end - self._order[0].start if self._order else 0
+        events = self._tidied or self._order
+        return events[0].end - events[0].start if events else 0
 
     def clear(self) -> None:
         """Forget everything."""
+        self._tidied.clear()
         self._order.clear()
-        self._reset_sums()
+        self._emptied = 0
+        self._give_out([], [])
 
     def _add(self, slot: int, blocks: int) -> None:
         self._cells[slot] += blocks
         self._groups[slot >> _GROUP_BITS] += blocks
         self.total += blocks
 
-    def _reset_sums(self) -> None:
-        self._cells = [0] * len(self._cells)
-        self._groups = [0] * len(self._groups)
-        self._next = 0
-        self.total = 0
+    def _tidy(self) -> None:
+        """Look for empty events, a few of all at a time: no call ever has to look at many."""
+        for _ in range(_TIDIED_A_PUSH):
+            if not self._order:
+                self._order, self._tidied = self._tidied, self._order
+            event = self._order.popleft()
+            if event.start < event.end:
+                self._tidied.append(event)
+            else:
+                self._emptied -= 1
+                if not self._emptied:
+                    return
+
+    def _give_out(self, firsts: list[int], cells: list[int]) -> None:
+        self._firsts = firsts
+        self._cells = cells + [0] * (self._slots - len(cells))
+        self._groups = [
+            sum(self._cells[group << _GROUP_BITS : (group + 1) << _GROUP_BITS]) for group in range(len(self._groups))
+        ]
+        self.total = sum(cells)
 
     def _merge(self) -> None:
-        """Give out the slots anew: empty events go, and old neighbours share a slot.
+        """Give out the slots anew: empty ones go, and old neighbours become one.
 
-        Neighbours share as long as their blocks are a small part of their depth, so that the error made is a small
-        part of the distance; the tolerance doubles until at least a quarter of the slots is free again.
+        Neighbours join as long as their blocks are a small part of their depth, so that the error made is a small
+        part of the distance. That part doubles until at least a quarter of the slots is free again.
         """
-        alive = [event for event in self._order if event.end > event.start]
-        tolerance = 1 / 512
-        while True:
-            sizes: list[int] = []
-            depth = room = 0
-            for event in reversed(alive):
-                blocks = event.end - event.start
-                if room < blocks:
-                    sizes.append(0)
-                    room = max(blocks, int(depth * tolerance))
-                sizes[-1] += 1
+        firsts, cells = self._joined()
+        while len(firsts) > self._slots * 3 // 4:
+            self._tolerance *= 2
+            firsts, cells = self._joined()
+        if len(firsts) < self._slots // 2 and self._tolerance > _FINEST:
+            # There was room to spare: try to be finer the next time.
+            self._tolerance /= 2
+        self._give_out(firsts, cells)
+
+    def _joined(self) -> tuple[list[int], list[int]]:
+        """First events and blocks of the slots that remain, oldest first."""
+        firsts: list[int] = []
+        cells: list[int] = []
+        depth = room = 0
+        for first, blocks in zip(reversed(self._firsts), reversed(self._cells[: len(self._firsts)])):
+            if not blocks:
+                continue
+            if room < blocks:
+                firsts.append(first)
+                cells.append(blocks)
+                room = max(int(depth * self._tolerance) - blocks, 0)
+            else:
+                firsts[-1] = first
+                cells[-1] += blocks
                 room -= blocks
-                depth += blocks
-            if len(sizes) <= len(self._cells) * 3 // 4:
-                break
-            tolerance *= 2
-        self._order = deque(alive)
-        self._reset_sums()
-        oldest_first = iter(alive)
-        for slot, size in enumerate(reversed(sizes)):
-            for _ in range(size):
-                event = next(oldest_first)
-                event.slot = slot
-                self._add(slot, event.end - event.start)
-        self._next = len(sizes)
+            depth += blocks
+        return firsts[::-1], cells[::-1]

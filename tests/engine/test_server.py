@@ -20,6 +20,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from recommender.api.plugin_wheel import WHEEL_FILE, plugin_wheel
+from recommender.vllm_pages import parse_vllm_page
 from vllm_plugin import names
 from vllm_plugin.override import fraction_of
 from vllm_rightsizer.demo.model import BLOCK_BYTES, BLOCK_TOKENS, MAX_MODEL_LEN, VOCABULARY
@@ -108,6 +109,7 @@ def test_a_server_measures_itself(wheel: Path, model: Path, tmp_path: Path) -> N
         with ThreadPoolExecutor(8) as clients:
             list(clients.map(lambda tokens: complete(api, model, tokens), prompts))
         mine, theirs = read(port, labels=True), read(api, labels=True)
+        page = get(f"http://127.0.0.1:{api}/metrics")
 
     assert mine[names.LOOKUP_TOKENS] == theirs["vllm:prefix_cache_queries_total"] == sum(map(len, prompts))
     assert mine[names.HIT_TOKENS] == theirs["vllm:prefix_cache_hits_total"] > 0
@@ -115,6 +117,12 @@ def test_a_server_measures_itself(wheel: Path, model: Path, tmp_path: Path) -> N
     assert mine[names.REQUESTS] == 120
     assert mine[names.KV_REUSE_DISTANCE_BYTES + "_count"] == sum((len(p) - 1) // BLOCK_TOKENS for p in prompts)
     assert theirs["vllm:cache_config_info/num_gpu_blocks/160"] == 1
+    # What the recommender would make of vLLM's own page, where there is no plugin.
+    (shown,) = parse_vllm_page(page)
+    assert (shown.blocks, shown.block_tokens, shown.usage) == (160, BLOCK_TOKENS, 0.0)
+    assert (shown.queries, shown.hits) == (mine[names.LOOKUP_TOKENS], mine[names.HIT_TOKENS])
+    assert max(map(len, prompts)) + 4 <= shown.largest_tokens <= 2.5 * max(map(len, prompts)) + 10
+    assert shown.context_tokens[0] <= MAX_MODEL_LEN < shown.context_tokens[1]
     assert mine[names.KV_CACHE_CAPACITY_BYTES] == 160 * BLOCK_BYTES
     assert mine[names.KV_CACHE_BLOCK_BYTES] == BLOCK_BYTES
     assert mine[names.KV_CACHE_BLOCK_TOKENS] == BLOCK_TOKENS
@@ -131,8 +139,8 @@ def test_a_server_measures_itself(wheel: Path, model: Path, tmp_path: Path) -> N
     assert not [key for key in mine if key.startswith(names.HOOKS_ACTIVE) and not mine[key]]
 
 
-def wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + 150
+def wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path, seconds: float = 150.0) -> None:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()[-4000:]
         try:

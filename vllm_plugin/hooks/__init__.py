@@ -6,7 +6,9 @@ rest goes on.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
+from time import thread_time
 from types import ModuleType
 
 from vllm_plugin.imports import Patch, watch
@@ -16,8 +18,19 @@ PATCHES = {
     "vllm.engine.arg_utils": "arguments",
     "vllm.v1.core.kv_cache_manager": "pool",
     "vllm.v1.core.sched.scheduler": "scheduler",
+    "vllm.v1.engine.core": "kv_sizes",
     "vllm.v1.worker.worker_base": "worker",
     "vllm.model_executor.model_loader.base_loader": "weights",
+    "prometheus_client.registry": "metrics",
+    "prometheus_client.multiprocess": "metrics",
+    # Until 0.8, and with V0 until 0.10.
+    "vllm.v1.core.scheduler": "scheduler",
+    "vllm.v1.engine.core_client": "engine_process",
+    "vllm.v1.worker.gpu_worker": "worker",
+    "vllm.engine.llm_engine": "engine_v0",
+    "vllm.core.block_manager": "block_manager",
+    "vllm.worker.worker_base": "worker",
+    "vllm.model_executor.model_loader.loader": "weights",
 }
 """Module of vLLM -> the module of this folder whose `patch` wraps it."""
 
@@ -30,11 +43,29 @@ def install() -> None:
 
 def _lazily(hook: str) -> Patch:
     def patch(module: ModuleType) -> None:
+        began = thread_time()
         try:
             import_module(f"vllm_plugin.hooks.{hook}").patch(module)
-        except Exception:
-            from vllm_plugin.guard import logger
-
-            logger.warning("vllm-rightsizer cannot hook %s", module.__name__, exc_info=True)
+        except Exception as error:
+            _lost(hook, module, error)
+        _count(thread_time() - began)
 
     return patch
+
+
+def _count(seconds: float) -> None:
+    """Part of what the plugin costs vLLM's start: the processor's time, since others start at the same moment."""
+    with suppress(Exception):
+        from vllm_plugin.guard import hook
+
+        hook("start").seconds += seconds
+
+
+def _lost(name: str, module: ModuleType, error: Exception) -> None:
+    """A module that cannot be hooked. The file that the plugin comes from may be gone, and its guard with it."""
+    with suppress(Exception):
+        from vllm_plugin.guard import hook, shown
+
+        of = hook(name)
+        of.count(error)
+        of.switch_off(f"{module.__name__} cannot be hooked: {shown(error)}")

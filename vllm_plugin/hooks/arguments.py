@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from types import ModuleType
 from typing import Any
 
-from vllm_plugin import override
+from vllm_plugin import devices, override, process
 from vllm_plugin.guard import hook, wrap
 
 
@@ -15,11 +14,9 @@ def patch(module: ModuleType) -> None:
     """Wrap `EngineArgs.create_engine_config`."""
 
     def before(arguments: Any, *_: Any, **__: Any) -> None:
-        override.remember(override.apply(arguments, os.environ, _device_total_bytes))
+        override.remember(override.apply(arguments, os.environ, devices.total_bytes))
 
-    wrap(module.EngineArgs, "create_engine_config", hook("engine_args"), before=before)
+    def after(*_: Any, **__: Any) -> None:
+        process.current().announce()
 
-
-def _device_total_bytes() -> int:
-    """Through vLLM's own platform, which asks NVML: no CUDA context before vLLM makes one, and a slice is the total."""
-    return int(sys.modules["vllm.platforms"].current_platform.get_device_total_memory(0))
+    wrap(module.EngineArgs, "create_engine_config", hook("engine_args"), before=before, after=after)

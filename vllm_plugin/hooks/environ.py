@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from types import ModuleType
 from typing import Any
 
+from vllm_plugin.guard import hook
 from vllm_plugin.names import ENV_PREFIX
 
 
@@ -17,8 +19,11 @@ def patch(module: ModuleType) -> None:
     if function is None or getattr(function, "_vllm_rightsizer", False):
         return
 
+    of = hook("environ")
+
+    @functools.wraps(function)
     def validate_environ(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(ENV_PREFIX)}
+        hidden = of.run(_hide) or {}
         try:
             return function(cls, *args, **kwargs)
         finally:
@@ -26,3 +31,9 @@ def patch(module: ModuleType) -> None:
 
     validate_environ._vllm_rightsizer = True  # type: ignore[attr-defined]
     platform.validate_environ = classmethod(validate_environ)
+
+
+def _hide() -> dict[str, str]:
+    """Take our variables out of the environment; another thread may do so too."""
+    ours = [name for name in list(os.environ) if name.startswith(ENV_PREFIX)]
+    return {name: value for name in ours if (value := os.environ.pop(name, None)) is not None}

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import os
 import weakref
 from types import ModuleType
 from typing import Any
 
-from vllm_plugin import process
-from vllm_plugin.guard import Hook, hook, wrap
+from vllm_plugin import override, process, releases
+from vllm_plugin.elastic import ElasticPool
+from vllm_plugin.guard import Hook, hook, shown, wrap
+from vllm_plugin.hooks import executor
+from vllm_plugin.imports import watch
 from vllm_plugin.pool import PoolTracker
 
 ATTRIBUTE = "_vllm_rightsizer"
 """Where a manager carries its tracker: finding it must cost nothing."""
+
+ELASTIC = "_vllm_rightsizer_elastic"
+"""Where one whose pool kvcached manages carries what stands for a tracker."""
 
 _ADMISSION = "_vllm_rightsizer_admission"
 
@@ -24,20 +33,37 @@ def tracker_of(manager: Any) -> PoolTracker | None:
 def patch(module: ModuleType) -> None:
     """Wrap `KVCacheManager`."""
     manager = module.KVCacheManager
+    if "kv_cache_config" not in inspect.signature(manager.__init__).parameters:
+        watch("vllm.v1.executor.abstract", executor.patch)
     wrap(manager, "__init__", hook("kv_cache_manager"), after=_built)
     wrap(manager, "get_computed_blocks", hook("lookup"), after=_looked_up)
     wrap(manager, "free", hook("free"), before=_before_free, after=_freed)
     wrap(manager, "reset_prefix_cache", hook("reset"), after=_reset)
+    if hasattr(manager, "can_fit_full_sequence"):
+        # 0.19 to 0.21 ask before they allocate.
+        wrap(manager, "can_fit_full_sequence", hook("admission"), after=_asked)
     if hasattr(manager, "pop_blocks_for_free"):
         wrap(manager, "pop_blocks_for_free", hook("free"), before=_before_free, after=_popped)
 
 
 def _built(_result: Any, _noted: Any, manager: Any, *args: Any, **kwargs: Any) -> None:
-    if not hasattr(manager, "kv_cache_config"):
-        manager.kv_cache_config = kwargs.get("kv_cache_config", args[0] if args else None)
-    tracker = PoolTracker(manager, int(manager.max_model_len))
-    _follow_hand_outs(manager.block_pool, tracker)
-    _follow_evictions(manager.block_pool, tracker)
+    try:
+        _track(manager, args, kwargs)
+    except Exception as error:
+        # An engine builds one manager: this was the only chance, and nobody sees it in a count of errors.
+        hook("kv_cache_manager").switch_off(f"the pool of this vLLM cannot be read: {shown(error)}")
+        raise
+
+
+def _track(manager: Any, args: Any, kwargs: Any) -> None:
+    if override.kvcached(os.environ):
+        setattr(manager, ELASTIC, ElasticPool(manager))
+        process.track_pool(getattr(manager, ELASTIC))
+        return
+    tracker = PoolTracker(manager, int(manager.max_model_len), releases.config_of(manager, args, kwargs))
+    pool = releases.pool_of(manager)
+    _follow_hand_outs(pool, tracker)
+    _follow_evictions(pool, tracker)
     setattr(manager, ATTRIBUTE, tracker)
     setattr(manager, _ADMISSION, _Admission(manager, tracker, hook("admission")))
     process.track_pool(tracker)
@@ -64,16 +90,23 @@ class _Admission:
             self._request = request
             self._hit_tokens = hit_tokens
             self._looked_up = looked_up
-            vars(self._manager())["allocate_slots"] = self._watched
+            own = vars(self._manager())
+            if own.setdefault("allocate_slots", self._watched) != self._watched:
+                # Whoever put it there is to be called, and not taken out.
+                self._hook.switch_off("something else has replaced KVCacheManager.allocate_slots on the object")
 
-    def _watched(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+    def _watched(self, *args: Any, **kwargs: Any) -> Any:
         manager: Any = self._manager()
-        vars(manager).pop("allocate_slots", None)
+        if vars(manager).get("allocate_slots") == self._watched:
+            del vars(manager)["allocate_slots"]
+        # Not by the object: another plugin may have put itself before this one meanwhile.
+        allocate = type(manager).allocate_slots
         expected, self._request = self._request, None
+        request = args[0] if args else kwargs.get("request")
         if request is not expected:
-            return manager.allocate_slots(request, *args, **kwargs)
+            return allocate(manager, *args, **kwargs)
         before = self._hook.run(self._tracker.standing)
-        result = manager.allocate_slots(request, *args, **kwargs)
+        result = allocate(manager, *args, **kwargs)
         if before is not None:
             self._hook.run(self._done, result, request, before, args, kwargs)
         return result
@@ -83,19 +116,24 @@ class _Admission:
             self._tracker.refused(request.request_id)
             return
         # What the scheduler finally counts as hit: it may take less than the lookup gave.
-        hit_tokens = kwargs.get("num_new_computed_tokens", args[1] if len(args) > 1 else self._hit_tokens)
-        self._tracker.admitted(request, *before, hit_tokens=int(hit_tokens), looked_up=self._looked_up)
+        hit_tokens = releases.admitted_hit_tokens(args, kwargs, self._tracker.block_tokens, self._hit_tokens)
+        self._tracker.admitted(request, *before, hit_tokens=hit_tokens, looked_up=self._looked_up)
 
 
 def _looked_up(result: Any, _noted: Any, manager: Any, request: Any, *_: Any, **__: Any) -> None:
     tracker = tracker_of(manager)
     if tracker is None or not hook("free").active:
         return
-    blocks, hit_tokens = result[0], int(result[1])
-    groups = getattr(blocks, "blocks", blocks)
-    tracker.sought(request, groups[0] if groups else ())
-    looked_up = tracker.caching and not getattr(request, "skip_reading_prefix_cache", False)
+    hit_tokens = int(result[1])
+    tracker.sought(request, releases.hits_of(result[0]))
+    looked_up = tracker.caching and releases.reads_cache(request)
     getattr(manager, _ADMISSION).expect(request, hit_tokens, looked_up)
+
+
+def _asked(fits: Any, _noted: Any, manager: Any, request: Any, *_: Any, **__: Any) -> None:
+    tracker = tracker_of(manager)
+    if tracker is not None and not fits:
+        tracker.refused(request.request_id)
 
 
 def _before_free(manager: Any, request: Any, *_: Any, **__: Any) -> Any:
@@ -123,20 +161,32 @@ def _reset(result: Any, _noted: Any, manager: Any, *_: Any, **__: Any) -> None:
 
 def _follow_hand_outs(pool: Any, tracker: PoolTracker) -> None:
     """Called for each batch of blocks handed out, so this wrapper does next to nothing and is not timed."""
-    original = pool.get_new_blocks
+    name = releases.hand_out(pool)
+    original = getattr(pool, name)
     of = hook("hand_outs")
 
+    def failed(error: Exception) -> None:
+        of.failed(error)
+        hook("evictions").run(tracker.uncounted)
+
+    @functools.wraps(original)
     def get_new_blocks(*args: Any, **kwargs: Any) -> Any:
+        hashless = None
+        if of.active:
+            try:
+                if not tracker.dead_first:
+                    hashless = tracker.hashless_among_next(args[0] if args else kwargs["num_blocks"])
+            except Exception as error:
+                failed(error)
         blocks = original(*args, **kwargs)
         if of.active:
             try:
-                tracker.handed_out(len(blocks))
+                tracker.handed_out(len(blocks), hashless)
             except Exception as error:
-                of.failed(error)
-                hook("evictions").run(tracker.uncounted)
+                failed(error)
         return blocks
 
-    pool.get_new_blocks = get_new_blocks
+    setattr(pool, name, get_new_blocks)
 
 
 def _follow_evictions(pool: Any, tracker: PoolTracker) -> None:
@@ -146,6 +196,7 @@ def _follow_evictions(pool: Any, tracker: PoolTracker) -> None:
         if original is None:
             continue
 
+        @functools.wraps(original)
         def followed(*args: Any, _original: Any = original, **kwargs: Any) -> Any:
             hook("evictions").run(tracker.uncounted)
             return _original(*args, **kwargs)

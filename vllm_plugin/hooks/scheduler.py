@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+from vllm_plugin import releases
 from vllm_plugin.guard import hook, wrap
-from vllm_plugin.hooks.pool import tracker_of
+from vllm_plugin.hooks.pool import ELASTIC, tracker_of
 
 
 def patch(module: ModuleType) -> None:
@@ -15,7 +16,6 @@ def patch(module: ModuleType) -> None:
 
 
 def _built(_result: Any, _noted: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
-    tracker = tracker_of(scheduler.kv_cache_manager)
+    tracker = tracker_of(scheduler.kv_cache_manager) or getattr(scheduler.kv_cache_manager, ELASTIC, None)
     if tracker is not None:
-        given = kwargs.get("vllm_config", args[0] if args else None)
-        tracker.vllm_config = getattr(scheduler, "vllm_config", given)
+        tracker.vllm_config = releases.config_of_scheduler(scheduler, args, kwargs)

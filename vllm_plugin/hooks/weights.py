@@ -13,8 +13,10 @@ _models: dict[weakref.ref[Any], int] = {}
 
 
 def patch(module: ModuleType) -> None:
-    """Wrap the function by which a loader finishes a model (0.9 and later; a global of its module)."""
-    wrap(module, "process_weights_after_loading", hook("weights"), before=_before_packing)
+    """Wrap the function by which a loader finishes a model: a global of its module, which is `loader` until 0.8."""
+    before = "_process_weights_after_loading"
+    name = before if hasattr(module, before) else "process_weights_after_loading"
+    wrap(module, name, hook("weights"), before=_before_packing)
 
 
 def cpu_weight_bytes() -> int:

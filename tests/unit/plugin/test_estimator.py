@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import time
 import tracemalloc
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -14,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_plugin.curve import hits_at
-from vllm_plugin.estimator import ReuseEstimator, position, sampled
+from vllm_plugin.estimator import ReuseEstimator
+from vllm_plugin.sampling import position, sampled
 
 from .replay import BLOCK_TOKENS, Job, Replay, chain
 
@@ -53,10 +52,33 @@ def test_short_chains_are_exact_at_the_observed_size_and_nearly_elsewhere(
     replay = Replay([31, 63, 127], observed)
     play(replay, script)
     assert replay.estimator.histogram.total == replay.blocks
+    assert_sound(replay.estimator)
     for size, pool in replay.pools.items():
         if replay.peak <= size < 4 * observed:
             # Other sizes reuse dead blocks at other moments, which moves a distance by one now and then.
             assert abs(replay.predicted(size) - pool.hit_blocks) <= (0 if size == observed else 0.02 * replay.blocks)
+
+
+def assert_sound(estimator: ReuseEstimator) -> None:
+    """Samples stand for what requests hold, each as often as it is held, or for blocks that are in the stack."""
+    held: dict[Hashable, int] = {}
+    for keys in estimator._held.values():
+        for key in keys:
+            held[key] = held.get(key, 0) + 1
+    events = {*estimator._stack._tidied, *estimator._stack._order}
+    for key, owner in estimator._table.items():
+        if isinstance(owner, int):
+            assert owner == held.pop(key)
+        else:
+            assert owner in events
+            assert key in owner.keys
+            assert owner.start < owner.end
+    assert not held
+    # Nothing is kept alive that stands for nothing, but for what two chains end with.
+    kept = sum(len(event.keys) for event in events)
+    standing = sum(not isinstance(owner, int) for owner in estimator._table.values())
+    assert standing <= kept <= standing + len(events) // 4
+    assert estimator._stack.total == sum(event.end - event.start for event in events)
 
 
 def mixed_traffic(seed: int, requests: int, longest: int, cut: float) -> list[tuple[Job, int]]:
@@ -86,6 +108,7 @@ def test_long_chains_are_right_but_for_branches_between_samples(longest: int, ob
     replay = Replay(sizes, observed)
     play(replay, mixed_traffic(seed=longest, requests=700, longest=longest, cut=cut))
     assert replay.estimator.histogram.total == replay.blocks
+    assert_sound(replay.estimator)
     for size, pool in replay.pools.items():
         error = abs(replay.predicted(size) - pool.hit_blocks) / replay.blocks * 100
         assert error <= (0.2 if size == observed else 0.6), size
@@ -153,7 +176,8 @@ def test_a_reset_cache_hits_nothing() -> None:
     assert finite(estimator) == 0
 
 
-def test_what_lies_deeper_than_four_pools_is_forgotten() -> None:
+def test_what_lies_deeper_than_four_pools_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_plugin.estimator._FEW_KEYS", 20)
     estimator = new_estimator(pool_blocks=10)
     for number in range(10):
         name = str(number)
@@ -167,6 +191,33 @@ def test_what_lies_deeper_than_four_pools_is_forgotten() -> None:
         assert finite(estimator) - before == hits, number
 
 
+def test_a_small_pool_still_knows_what_a_large_one_had() -> None:
+    """As many samples as cost little are kept however deep they lie."""
+    estimator = new_estimator(pool_blocks=1000)
+    hashes = chain(range(100))
+    estimator.lookup("first", hashes, 401, 0, hit_blocks=0)
+    estimator.free("first", hashes, 401, released=100)
+    for number in range(200):
+        name, others = str(number), [(number, block) for block in range(100)]
+        estimator.lookup(name, others, 401, 0, hit_blocks=0)
+        estimator.free(name, others, 401, released=100)
+    estimator.lookup("again", hashes, 401, 0, hit_blocks=0)
+    assert finite(estimator) == 100
+    assert estimator.histogram.sum_bytes == sum(20_000 + 1 + block + 1 for block in range(100)) << 20
+
+
+def test_a_pool_too_small_for_what_ran_at_once_would_have_run_it_in_turn() -> None:
+    """60 blocks were active, and 40 of a prompt of 50 known at distance 100: of 110 that were wanted, 80 lack 30."""
+    estimator = new_estimator(pool_blocks=1000)
+    hashes = chain(range(50))
+    estimator.lookup("a", hashes[:40], 161, 0, hit_blocks=0)
+    estimator.free("a", hashes[:40], 161, released=40)
+    estimator.lookup("b", hashes, 201, 60, hit_blocks=40)
+    assert finite(estimator) == 40
+    distances = [max(2 * (60 + block) - 111, 51) for block in range(1, 41)]
+    assert estimator.histogram.sum_bytes == sum(distance + 1 for distance in distances) << 20
+
+
 def test_merged_events_keep_their_depth() -> None:
     """With 128 slots for 3,000 events distances are still right to a few percent."""
     estimator = new_estimator(pool_blocks=9_000, slots=128)
@@ -174,7 +225,7 @@ def test_merged_events_keep_their_depth() -> None:
         hashes = chain([(number, block) for block in range(5)])
         estimator.lookup(str(number), hashes, 21, 0, hit_blocks=0)
         estimator.free(str(number), hashes, 21, released=5)
-    assert max(event.slot for event in estimator._stack._order) < 128
+    assert len(estimator._stack._firsts) <= 128
     for number in (100, 700, 2000, 2990):
         hashes = chain([(number, block) for block in range(5)])
         before = estimator.histogram.sum_bytes
@@ -243,9 +294,8 @@ def test_the_table_stays_bounded() -> None:
         assert len(estimator._table) >= min(pool - 8, 4 * pool)
 
 
-def test_samples_of_blocks_that_others_hold_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_of_blocks_that_others_hold_do_not_pile_up() -> None:
     """The last block of a chain that is held to its end leaves an empty event behind."""
-    monkeypatch.setattr("vllm_plugin.estimator._MAX_KEYS", 100)
     estimator = new_estimator()
     shared = chain(range(9))
     estimator.lookup("holder", shared, 37, 0, hit_blocks=0)
@@ -253,7 +303,7 @@ def test_samples_of_blocks_that_others_hold_do_not_pile_up(monkeypatch: pytest.M
         hashes = [*shared, number]
         estimator.lookup(str(number), hashes, 41, 0, hit_blocks=9)
         estimator.free(str(number), hashes, 41, released=0)
-    assert len(estimator._table) < 250
+    assert len(estimator._table) < 20
 
 
 def test_samples_fix_their_positions() -> None:
@@ -265,27 +315,20 @@ def test_samples_fix_their_positions() -> None:
         assert position(len(keys)) >= blocks
 
 
-def test_it_is_small_and_quick() -> None:
-    """12 k-token requests of 16-token blocks, a pool of 30,000 blocks: 1.5 MB, and no slower than 120 ns a block.
-
-    The aim is 30 ns on a quiet machine (`make bench-plugin`); here only a gross mistake shall show.
-    """
+def test_it_is_small() -> None:
+    """12 k-token requests of 16-token blocks, a pool of 30,000 blocks, twice more than is remembered: 1.5 MB."""
     estimator = ReuseEstimator(block_bytes=2 << 20, block_tokens=16, pool_blocks=30_000)
-    work = [(str(index), [os.urandom(32) for _ in range(750)]) for index in range(300)]
     tracemalloc.start()
-    for name, hashes in work:
-        estimator.lookup(name, hashes, 12_003, 100, hit_blocks=0)
-        estimator.free(name, hashes, 12_003, released=750)
+    for index in range(600):
+        # Half of them turn back to what was asked before; all digests are new objects, as vLLM makes them.
+        random_ = random.Random(index % 400)
+        hashes = [random_.randbytes(32) for _ in range(750)]
+        estimator.lookup(str(index), hashes, 12_003, 100, hit_blocks=0)
+        estimator.free(str(index), hashes, 12_003, released=750)
+    del hashes
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # The digests themselves are kept alive by the estimator in a server, but by the test here.
-    kept = len(estimator._table) * 65
-    assert size + kept < 1_500_000
-    start = time.perf_counter()
-    for name, hashes in work:
-        estimator.lookup(name, hashes, 12_003, 100, hit_blocks=750)
-        estimator.free(name, hashes, 12_003, released=750)
-    assert (time.perf_counter() - start) / 300 / 750 < 120e-9
+    assert size < 1_500_000
 
 
 def test_where_chains_part_is_learnt_from_those_that_the_pool_settled() -> None:

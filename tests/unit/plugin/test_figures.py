@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 
 from vllm_plugin.curve import hits_at, knee_bytes
+from vllm_plugin.geometry import block_bytes, pool_bytes
 from vllm_plugin.histogram import ReuseHistogram
 from vllm_plugin.names import REUSE_BUCKET_BOUNDS
 from vllm_plugin.peaks import RollingPeak
@@ -78,3 +80,42 @@ def test_the_knee_is_the_smallest_pool_within_the_tolerance() -> None:
 def test_without_traffic_there_is_no_knee() -> None:
     assert knee_bytes(counts_of(), 0, MIB) == 0
     assert knee_bytes(counts_of(), 10, MIB) == 0
+
+
+def tensor(size: int, **layout: object) -> SimpleNamespace:
+    return SimpleNamespace(size=size, **layout)
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        # 0.7 and 0.8: a tensor a layer.
+        (SimpleNamespace(tensors={"a": tensor(5 * MIB), "b": tensor(5 * MIB)}), 10 * MIB),
+        # 0.9 to 0.23: layers that share a tensor are listed once.
+        (SimpleNamespace(kv_cache_tensors=[tensor(5 * MIB, shared_by=["a", "b"]), tensor(5 * MIB)]), 10 * MIB),
+        # 0.24 to 0.28, packed: views of one allocation.
+        (
+            SimpleNamespace(kv_cache_tensors=[tensor(10 * MIB, block_stride=4096, offset=at) for at in (0, 64)]),
+            10 * MIB,
+        ),
+        # And not packed.
+        (SimpleNamespace(kv_cache_tensors=[tensor(5 * MIB, block_stride=0, offset=0) for _ in "ab"]), 10 * MIB),
+        # Since 0.30 each says how large the whole is; what lies on the host is no part of it.
+        (
+            SimpleNamespace(
+                kv_cache_tensors=[
+                    tensor(10 * MIB, block_stride=4096, layers=["a"]),
+                    tensor(10 * MIB, block_stride=4096, layers=["b"]),
+                    tensor(99 * MIB, block_stride=4096, layers=["c"], host_resident=True),
+                ]
+            ),
+            10 * MIB,
+        ),
+        # A model without a KV cache.
+        (SimpleNamespace(kv_cache_tensors=[]), 0),
+    ],
+)
+def test_the_pool_by_each_releases_own_words(config: SimpleNamespace, size: int) -> None:
+    config.num_blocks = 10
+    assert pool_bytes(config) == size
+    assert block_bytes(config) == size // 10

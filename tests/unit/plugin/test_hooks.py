@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 import types
@@ -97,6 +98,144 @@ def test_wrapping_twice_is_wrapping_once(engine_class: type[Engine]) -> None:
     assert seen == [1]
 
 
+class SilentError(Exception):
+    """Cannot even be put into a log."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+    __str__ = __repr__
+
+
+def test_an_error_without_text_is_counted_like_others(
+    engine_class: type[Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise SilentError
+
+    hook = Hook("step")
+    wrap(engine_class, "step", hook, before=fail, after=fail)
+    with caplog.at_level("DEBUG", "vllm.rightsizer"):
+        assert [engine_class().step(number) for number in range(9)] == list(range(9))
+    assert (hook.errors, hook.active) == (5, False)
+    assert "SilentError" in caplog.text
+
+
+def test_a_log_that_fails_is_no_reason_to_fail(engine_class: type[Engine]) -> None:
+    """A filter that somebody put on vLLM's log: what raises there raises where the line is written."""
+
+    def raising(_: Any) -> bool:
+        raise RuntimeError("theirs")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyError("ours")
+
+    hook = Hook("step")
+    wrap(engine_class, "step", hook, after=fail)
+    guard.logger.addFilter(raising)
+    try:
+        assert [engine_class().step(number) for number in range(9)] == list(range(9))
+    finally:
+        guard.logger.removeFilter(raising)
+    assert not hook.active
+
+
+def test_an_error_that_passes_by_itself_is_counted_and_ends_nothing(engine_class: type[Engine]) -> None:
+    assert engine_class
+    hook = Hook("snapshots")
+    for _ in range(50):
+        hook.count(OSError(28, "No space left on device"))
+    assert (hook.errors, hook.active) == (50, True)
+
+
+class Various:
+    """Functions of every kind."""
+
+    @classmethod
+    def of_class(cls, value: int) -> tuple[str, int]:
+        """Class method."""
+        return cls.__name__, value
+
+    @staticmethod
+    def of_none(value: int) -> int:
+        """Static method."""
+        return value
+
+    async def awaited(self, value: int) -> int:
+        """Coroutine."""
+        if value < 0:
+            raise ValueError("vLLM's own error")
+        return value
+
+    def named(self, *, observe: int = 0, hook: int = 0) -> int:
+        """With arguments called like those of the guard."""
+        return observe + hook
+
+
+class Derived(Various):
+    """Inherits them all."""
+
+
+@pytest.mark.parametrize("owner", [Various, Derived])
+async def test_functions_of_every_kind_stay_what_they_are(
+    owner: type[Various], engine_class: type[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engine_class
+    seen: list[Any] = []
+    hook = Hook("various")
+    for name in ("of_class", "of_none", "awaited", "named"):
+        monkeypatch.setattr(owner, name, vars(Various)[name])
+        wrap(
+            owner,
+            name,
+            hook,
+            before=lambda *_, **__: seen.append("before"),
+            after=lambda *_, **__: seen.append("after"),
+        )
+    assert owner.of_class(1) == owner().of_class(1) == (owner.__name__, 1)
+    assert owner.of_none(2) == owner().of_none(2) == 2
+    assert await owner().awaited(3) == 3
+    assert owner().named(observe=4, hook=1) == 5
+    assert seen == ["before", "after"] * 6
+    with pytest.raises(ValueError, match="vLLM's own error"):
+        await owner().awaited(-1)
+    assert inspect.iscoroutinefunction(owner.awaited)
+    for name in ("of_class", "of_none", "awaited", "named"):
+        assert inspect.signature(getattr(owner, name)) == inspect.signature(getattr(Untouched, name))
+    assert (hook.errors, hook.active) == (0, True)
+
+
+class Untouched(Various):
+    """To compare with."""
+
+    of_class = classmethod(Various.of_class.__func__)
+    of_none = staticmethod(Various.of_none)
+    awaited = Various.awaited
+    named = Various.named
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_while_the_plugin_looks_passes(engine_class: type[Engine], error: type[BaseException]) -> None:
+    """A signal does not choose whose code it meets; swallowed, vLLM could not be stopped."""
+
+    def interrupted(*_: Any) -> None:
+        raise error
+
+    hook = Hook("step")
+    wrap(engine_class, "step", hook, after=interrupted)
+    with pytest.raises(error):
+        engine_class().step(1)
+    assert hook.errors == 0
+
+
+def test_what_is_no_function_switches_the_hook_off(engine_class: type[Engine]) -> None:
+    engine_class.size = 5  # type: ignore[attr-defined]
+    hook = Hook("size")
+    wrap(engine_class, "size", hook, after=lambda *_: None)
+    assert not hook.active
+    assert engine_class.size == 5  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def finder() -> Iterator[PostImportFinder]:
     finder = PostImportFinder()
@@ -181,3 +320,33 @@ def test_registering_never_raises() -> None:
         "import sys; sys.modules['vllm_plugin.hooks'] = None\nimport vllm_plugin; vllm_plugin.register(); print('on')"
     )
     assert in_a_process(broken) == "on"
+
+
+GONE = """
+import os, sys, types
+import vllm_plugin
+vllm_plugin.register()
+os.remove(sys.argv[1])
+from vllm.engine import arg_utils
+print(arg_utils.VALUE, arg_utils.EngineArgs().create_engine_config())
+"""
+
+
+def test_a_plugin_that_vanishes_after_registering_is_no_reason_to_fail(tmp_path: Path) -> None:
+    """Its volume goes, or is made anew, while vLLM starts: the hooks can no longer be imported."""
+    from recommender.api.plugin_wheel import plugin_wheel
+
+    wheel = tmp_path / "plugin.whl"
+    wheel.write_bytes(plugin_wheel())
+    module = tmp_path / "vllm" / "engine" / "arg_utils.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("VALUE = 1\nclass EngineArgs:\n    def create_engine_config(self):\n        return 2\n")
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", GONE, str(wheel)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{wheel}:{tmp_path}"},
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "1 2"), done.stderr

@@ -91,6 +91,63 @@ def test_each_engine_gets_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(servers) == 2
 
 
+@pytest.mark.parametrize("value", ["true", "True", "1"])
+def test_kvcached_is_left_alone(value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv(override.ENV_OUTCOME, "")
+    monkeypatch.setenv("ENABLE_KVCACHED", value)
+    monkeypatch.setenv(KV_BYTES, "70000000")
+    given = arguments()
+    for _ in range(3):
+        override.remember(override.apply(given, os.environ, total))
+    assert vars(given) == vars(arguments())
+    recalled = override.recall(os.environ)
+    assert recalled is not None
+    assert recalled.state == "kvcached"
+    assert sum("kvcached" in record.message for record in caplog.records) == 1
+
+
+def test_kvcached_that_is_off_changes_nothing() -> None:
+    given = arguments()
+    assert override.apply(given, {"ENABLE_KVCACHED": "false", KV_BYTES: "70000000"}, total).state == "applied"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "utilization", "kv_bytes", "decides"),
+    [
+        ({}, 0.9, None, False),
+        ({}, 0.9, 5, False),
+        ({"applied_utilization": 0.3}, 0.3, None, True),
+        ({"applied_utilization": 0.3}, 0.9, None, False),
+        # Bytes win in vLLM, whoever set them.
+        ({"applied_utilization": 0.3}, 0.3, 5, False),
+        ({"applied_utilization": 0.3, "applied_kv_bytes": 5}, 0.3, 5, True),
+        ({"applied_kv_bytes": 5}, 0.9, 6, False),
+        ({"applied_kv_bytes": 5, "raised_kv_bytes": 6}, 0.9, 6, True),
+    ],
+)
+def test_whose_value_sizes_the_pool(
+    outcome: dict[str, float], utilization: float, kv_bytes: int | None, decides: bool
+) -> None:
+    assert override.Outcome("applied", **outcome).decides(arguments(utilization, kv_bytes)) is decides
+
+
+def test_a_raised_size_is_known_to_those_who_come_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(override.ENV_OUTCOME, "")
+    monkeypatch.setenv(KV_BYTES, "700")
+    given = arguments()
+    override.remember(override.apply(given, os.environ, total))
+    first = override.recall(os.environ)
+    assert first is not None
+    override.remember_raised(first, 70_000)
+    raised = override.recall(os.environ)
+    assert raised is not None
+    assert (raised.state, raised.raised_kv_bytes, raised.server) == ("raised", 70_000, first.server)
+    assert (raised.applied_kv_bytes, raised.requested_utilization) == (700, 0.9)
+    # The next vLLM with these arguments starts from what was asked for.
+    again = override.apply(given, os.environ, total)
+    assert (again.state, again.applied_kv_bytes, again.raised_kv_bytes) == ("applied", 700, None)
+
+
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"state": "applied", "unknown": 1}'])
 def test_a_damaged_note_is_none(text: str) -> None:
     assert override.recall({override.ENV_OUTCOME: text}) is None

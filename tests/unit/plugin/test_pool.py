@@ -53,6 +53,7 @@ def new_manager(groups: int = 1) -> Any:
 def test_blocks_are_gone_through_once_a_minute(clock: Any) -> None:
     manager = new_manager()
     tracker = PoolTracker(manager, 100)
+    tracker.uncounted()
     for second in range(120):
         clock.seconds = 1000.0 + second
         assert tracker.reusable() == 7
@@ -63,6 +64,7 @@ def test_blocks_are_gone_through_once_a_minute(clock: Any) -> None:
 def test_a_reset_is_seen_at_once() -> None:
     manager = new_manager()
     tracker = PoolTracker(manager, 100)
+    tracker.uncounted()
     assert tracker.reusable() == 7
     for block in list(manager.block_pool.blocks):
         block.block_hash = None

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from vllm_plugin import process
+from vllm_plugin import names, process
+from vllm_plugin.guard import hook
 from vllm_plugin.override import Outcome
+from vllm_plugin.snapshots import SnapshotFolder, default_folder
 
 
 class Tracker:
@@ -60,9 +64,57 @@ def test_what_vllm_has_dropped_is_forgotten(own: process.Process) -> None:
     assert own.pools == [second]
 
 
+@pytest.mark.parametrize(("backend", "server"), [("external_launcher", "10.0.0.1:29500"), ("mp", "7-0"), (None, "7-0")])
+def test_ranks_of_torchrun_are_one_server(
+    own: process.Process, monkeypatch: pytest.MonkeyPatch, backend: str | None, server: str
+) -> None:
+    """Each of them makes its own configuration, and none is another's parent."""
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    tracker: Any = Tracker({"rank": 1})
+    tracker.vllm_config = SimpleNamespace(
+        parallel_config=SimpleNamespace(distributed_executor_backend=backend, data_parallel_index=3)
+    )
+    process.track_worker(tracker)
+    (report,) = own.report()["workers"]
+    assert (report["server"], report["engine"], report["rank"]) == (server, 3, 1)
+
+
+def test_a_process_that_measures_nothing_leaves_its_start_and_its_errors(
+    own: process.Process, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(names.ENV_DIR, str(tmp_path))
+    monkeypatch.setenv(names.ENV_POD_UID, "0b5e")
+    hook("start").seconds += 0.25
+    threads = threading.active_count()
+    own.announce()
+    reader = SnapshotFolder(default_folder(os.environ, 9415))
+    (left,) = reader.others()
+    assert (left["engines"], left["workers"], left["pod_uid"]) == ([], [], "0b5e")
+    assert left["hooks"]["start"]["seconds"] >= 0.25
+    assert threading.active_count() == threads
+    # And it can say what the others have to show: vLLM's own page is made here.
+    reader.write({**own.report(), "pid": 1})
+    assert [found["pid"] for found in own.snapshots()] == [os.getpid(), 1]
+    reader.close()
+
+
+def test_a_folder_that_cannot_be_written_is_no_reason_to_fail(
+    own: process.Process, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(names.ENV_DIR, str(tmp_path / "file"))
+    errors = hook("snapshots").errors
+    own.announce()
+    assert hook("snapshots").errors == errors + 1
+
+
 FORKED = """
 import gc, os, sys, time, urllib.request
-from vllm_plugin import process
+from vllm_plugin import exporter, process
+from vllm_plugin.guard import hook, hooks
+
+exporter._PERIOD_SECONDS = 0.05
 
 class Pool:
     vllm_config = None
@@ -81,20 +133,25 @@ def page():
 
 process.track_pool(Pool())
 assert str(os.getpid()).encode() in page()
+hook("exporter").errors += 1
 child = os.fork()
 if child == 0:
     assert process.current().pools == []
+    assert not any(one.seconds or one.errors for one in hooks.values())
     parent = os.getppid()
     process.track_pool(Pool())
     while os.getppid() == parent:
         time.sleep(0.05)
     # The parent is gone; its port and its lock went with it, and the child takes over.
-    time.sleep(2.5)
-    text = page()
-    alone = text and str(os.getpid()).encode() in text and str(parent).encode() not in text
+    for _ in range(100):
+        text = page()
+        alone = text and str(os.getpid()).encode() in text and str(parent).encode() not in text
+        if alone:
+            break
+        time.sleep(0.05)
     print("child serves" if alone else text, flush=True)
     os._exit(0)
-time.sleep(1.5)
+time.sleep(0.5)
 os._exit(0)
 """
 

