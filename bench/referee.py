@@ -79,6 +79,25 @@ class Referee:
         blocks = int(found["blocks"])
         return Verdict(blocks, int(found["oracle"]), self._loss(blocks), dict(found["breaches"]))
 
+    def verdict_of_changes(self, changes: Sequence[tuple[float, int]]) -> Verdict:
+        """The judge's own verdict on sizes that changed on the way, (second, blocks) each; their average counts."""
+        self._judge.simulate = lambda workload, size: (
+            self.run(int(size)) if workload is self.workload else self.simulate(workload, size)
+        )
+        try:
+            found = self._judge.judge_changes(self.workload, changes)
+        finally:
+            self._judge.simulate = self._simulate
+        return Verdict(round(found["size"]), int(found["oracle"]), float(found["loss"]), dict(found["breaches"]))
+
+    def part(self, start: float, end: float) -> Any:
+        """The requests that arrive in [start, end) as a workload of their own."""
+        return self._judge.part(self.workload, start, end)
+
+    def simulate(self, workload: Any, blocks: int) -> Any:
+        """A replay of a part; nothing is kept of it."""
+        return self._simulate(workload, blocks)
+
     def hit_rate_binds(self, oracle: int) -> bool:
         """Is the hit rate what makes the next smaller size tried fail? Ask after `verdict`."""
         smaller = [size for size in self._runs if oracle / 1.03 <= size < oracle]

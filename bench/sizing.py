@@ -3,6 +3,8 @@
 DIR: folders of workloads in the judge's format. For each workload the plugin's estimator watches the simulated pool
 for the first `observe_hours`, the recommender sizes by what it would have scraped until then, and the judge replays
 the rest with that size: one JSON object a workload, a summary at the end. Sizes are in blocks that requests can use.
+With `--controller` the recommender goes on watching, and the size may grow on the way; the size that counts is then
+the average.
 """
 
 from __future__ import annotations
@@ -15,23 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.controller import control, observed, usable_blocks
 from bench.plugin_replay import PluginReplay
 from bench.referee import JudgeMissingError, Referee, Summary, Verdict, load_judge
 from recommender import bounds
 from recommender.api.policies import PolicySpec
 from recommender.api.recommendations import Bound, RecommendationStatus
-from recommender.api.workloads import WorkloadRef
 from recommender.curves import HitRateCurve
 from recommender.evaluation import Assessment, assess
 from recommender.intervals import Series
-from recommender.keys import SeriesKey, WorkloadKey
-from recommender.recommending import scrape_period
-from recommender.recording import Recorder
 
 WORKLOADS = Path(__file__).resolve().parents[2] / "shared" / "judge" / "workloads"
 """Beside the project."""
 JUDGE = "kvsim.py"
-KEY = SeriesKey(WorkloadKey("bench", WorkloadRef("apps", "Deployment", "judged"), "vllm"), "", "judged-0", "", "0")
+LOSS_BUDGET = 0.75
+"""The policy's lossBudget with --controller."""
 Caution = Literal["Normal", "High"]
 
 
@@ -46,35 +46,20 @@ class Case:
     def observe_seconds(self) -> float:
         return float(self.referee.workload.observe)
 
-    def policy(self, caution: Caution) -> PolicySpec:
+    def policy(self, caution: Caution, loss_budget: float | None = None) -> PolicySpec:
         """The default policy, its window as long as what may be seen: 48 h in all folders so far."""
-        return PolicySpec(observation_window=f"{round(self.observe_seconds)}s", caution=caution)
+        window = f"{round(self.observe_seconds)}s"
+        return PolicySpec(observation_window=window, caution=caution, loss_budget=loss_budget)
 
     def history(self, blocks: int, policy: PolicySpec, until: float) -> Series:
         """What the recommender has stored at `until` of a pod that ran with `blocks` all the time."""
-        replay = PluginReplay(self.referee.workload, self.referee.run(blocks))
-        window = policy.observation_window_seconds
-        period = scrape_period([window])
-        recorder = Recorder(lambda _: None)
-        intervals = []
-        for at, sample in replay.samples(period, until):
-            intervals += recorder.closed(at)
-            recorder.take(KEY, sample, at, window, period)
-        intervals += recorder.closed(until)
-        return Series(KEY, replay.facts, tuple(closed.interval for closed in intervals))
+        return observed(PluginReplay(self.referee.workload, self.referee.run(blocks)), "judged-0", policy, until)
 
     def assess(self, series: Series, policy: PolicySpec, now: float) -> Assessment:
         """The recommender's answer at `now`; it remembers the pool that the workload's own arguments made."""
         own = (self.referee.default_blocks + 1) * series.facts.block_bytes
         stands = RecommendationStatus(bounds=[Bound(name=bounds.POOL, kv_bytes=own, message="")])
         return assess(policy, (series,), (series.facts,), stands, (), now)
-
-
-def usable_blocks(found: Assessment, otherwise: int) -> int:
-    """What a recommendation leaves to requests: the pool minus its null block. Without one the pool stays."""
-    if found.sizing is None or found.sizing.kv_bytes is None or found.pools is None:
-        return otherwise
-    return found.sizing.kv_bytes // found.pools.block_bytes - 1
 
 
 def cases(folders: Sequence[Path], judge: Path | None) -> list[Case]:
@@ -134,9 +119,20 @@ def hindsight(case: Case, oracle: int) -> dict[str, Any]:
     }
 
 
-def line(case: Case, verdict: Verdict, found: Assessment) -> dict[str, Any]:
-    sizing = found.sizing
-    return {
+def judged_line(case: Case, caution: Caution, options: argparse.Namespace) -> tuple[Verdict, dict[str, Any]]:
+    """One workload's verdict, and what is printed of it."""
+    if options.controller:
+        changed = control(case.referee, case.policy(caution, LOSS_BUDGET))
+        more: dict[str, Any] = {"first": changed.first, "restarts": changed.restarts}
+        verdict = changed.verdict
+    else:
+        verdict, found = first_recommendation(case, caution)
+        more = {"bound_by": found.sizing.bound_by if found.sizing else ""}
+    if options.hindsight:
+        more |= hindsight(case, verdict.oracle)
+    if options.rounds:
+        more["rounds"] = rounds(case, caution, options.rounds)
+    return verdict, {
         "workload": case.name,
         "blocks": verdict.blocks,
         "oracle": verdict.oracle,
@@ -144,7 +140,7 @@ def line(case: Case, verdict: Verdict, found: Assessment) -> dict[str, Any]:
         "loss": round(verdict.loss, 3),
         "breaches": verdict.breaches,
         "default": case.referee.default_blocks,
-        "bound_by": sizing.bound_by if sizing else "",
+        **more,
     }
 
 
@@ -154,13 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     judged: list[tuple[Case, Verdict]] = []
     try:
         for case in cases(options.folders or [WORKLOADS], options.judge):
-            verdict, found = first_recommendation(case, caution)
+            verdict, result = judged_line(case, caution, options)
             judged.append((case, verdict))
-            result = line(case, verdict, found)
-            if options.hindsight:
-                result |= hindsight(case, verdict.oracle)
-            if options.rounds:
-                result["rounds"] = rounds(case, caution, options.rounds)
             _print(result, options.json)
             case.referee.forget()
         if not judged:
@@ -184,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--judge", type=Path, help=f"default: {JUDGE} in the folder above DIR")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--caution", choices=("Normal", "High"), default="Normal", help="as in VLLMPolicy")
+    parser.add_argument("--controller", action="store_true", help="watch a loss budget, and grow during the judged day")
     parser.add_argument("--hindsight", action="store_true", help="also the knee of the judged part itself")
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help="also N rounds from a pool already shrunk")
     return parser

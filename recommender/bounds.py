@@ -15,12 +15,16 @@ from recommender.windows import STRIDES, Window, nearest_rank
 
 HIT_RATE, DEMAND, FLOOR, MIN_KV, MAX_KV = "hitRate", "demand", "floor", "minKV", "maxKV"
 POOL, HYSTERESIS, PRESSURE, GROWTH, DEVICE, HELD = "pool", "hysteresis", "pressure", "growth", "device", "held"
+LOSS_BUDGET = "lossBudget"
 
 CAUTION_FACTOR = {"Normal": 1.05, "High": 1.15}
 """g: what days to come differ from those seen (docs/sizing.md §2)."""
 
 LARGEST_BLOCKED_SHARE = 0.001
 """More blocked admissions than this, of all requests, and the pod is short of KV."""
+
+WATCHED_FACTOR = {"Normal": 1.0, "High": 1.08}
+"""g where a loss budget is watched: the pool may grow on the few days that need it (docs/sizing.md §6)."""
 
 HYSTERESIS_SHARE = 0.10
 """A size sinks only when it has been asked for a tenth less; a pod under pressure grows by at least as much."""
@@ -73,9 +77,8 @@ def knees(window: Window, pools: Pools, policy: PolicySpec) -> Knees:
     return Knees(epsilon, whole, nearest_rank(rolling, policy.percentile) if rolling else whole, len(rolling))
 
 
-def hit_rate_bound(found: Knees, policy: PolicySpec) -> Bound:
+def hit_rate_bound(found: Knees, policy: PolicySpec, g: float) -> Bound:
     """C_hit = g · K48^¼ · K8^¾ (docs/sizing.md §2)."""
-    g = CAUTION_FACTOR[policy.caution]
     size = g * found.whole_bytes**0.25 * found.rolling_bytes**0.75
     return Bound(
         name=HIT_RATE,

@@ -27,6 +27,9 @@ from recommender.workload_states import WorkloadState
 
 _GUARD_REASONS = {COVERAGE: "CoverageBelowPolicy", REQUESTS: "TooFewRequests", LOOKUPS: "PoolNotLookedThrough"}
 
+ESTIMATED = "EstimatedFromVLLM"
+"""The reason where nothing but vLLM's own metrics is known."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -50,6 +53,8 @@ def plugin_reporting(state: WorkloadState) -> Verdict:
     message = f"{reporting} of {len(pods)} pods report" + (f"; {first_fault}" if first_fault else "")
     if reporting:
         return Verdict(PLUGIN_REPORTING, "True", "Reporting", message)
+    if state.estimate is not None:
+        return Verdict(PLUGIN_REPORTING, "False", ESTIMATED, f"{message}; {state.estimate.message}")
     return Verdict(PLUGIN_REPORTING, "False", "ScrapeFailed" if first_fault else "PodsNotRunning", message)
 
 
@@ -74,6 +79,8 @@ def recommended(state: WorkloadState, sizing: Sizing | None, target: Target | No
     fault = (
         f". The policy is invalid as it stands, its last valid version goes on: {policy.fault}" if policy.fault else ""
     )
+    if target is None and sizing is None and state.estimate is not None:
+        return Verdict(RECOMMENDED, "False", ESTIMATED, state.estimate.message + fault)
     if target is None:
         message = sizing.message if sizing else "nothing was observed under these arguments yet"
         return Verdict(RECOMMENDED, "False", "InsufficientData", message + fault)

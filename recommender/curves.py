@@ -60,6 +60,27 @@ class HitRateCurve:
             return today_bytes
         return min(self._place(low, allowed_loss, today_bytes), today_bytes)
 
+    def restart_cost(self, pool_bytes: float, block_bytes: int) -> float:
+        """Blocks that hit in a warm pool of this size and miss once it has been emptied.
+
+        Of the blocks at depth x of the eviction order, (H(C) - H(x)) / (1 - H(x)) are asked for again before they leave
+        a pool of C, where H is the share of lookups that hit in a pool of that size: those with a longer way back than
+        x are still there, those with one of at most C come back in time. One block lies at each depth (docs/sizing.md).
+        """
+        in_time = self.hit_rate(pool_bytes)
+        depths = [0.0, *_BOUNDS[: bisect_left(_BOUNDS, pool_bytes)], pool_bytes]
+        shares = []
+        for depth in depths:
+            hit = self.hit_rate(depth)
+            shares.append((in_time - hit) / (1 - hit) if hit < 1 else 0.0)
+        return (
+            sum(
+                (deeper - depth) * (share + following) / 2
+                for depth, deeper, share, following in zip(depths, depths[1:], shares, shares[1:], strict=False)
+            )
+            / block_bytes
+        )
+
     def _place(self, bucket: int, allowed_loss: float, today_bytes: float) -> float:
         """Where in `bucket` the loss has come down to what is allowed; its upper end where only that will do."""
         below = _BOUNDS[bucket - 1] if bucket else 0.0

@@ -13,6 +13,8 @@ from recommender.api.policies import PolicySpec
 from recommender.api.recommendations import (
     VERIFIED,
     Coverage,
+    EstimatedPool,
+    LossBudget,
     Measured,
     RecommendationSpec,
     RecommendationStatus,
@@ -23,7 +25,9 @@ from recommender.api.recommendations import (
 )
 from recommender.api.workloads import recommendation_name
 from recommender.bounds import Pools
+from recommender.estimates import Estimate
 from recommender.intervals import Series, interval_seconds
+from recommender.loss_budgets import Period, Spending
 from recommender.resolution import digest_of
 from recommender.samples import EngineFacts
 from recommender.sizing import Before, Sizing, size
@@ -93,11 +97,13 @@ def evaluate(
         automation=Resolved(value=str(automation.enabled).lower(), source=automation.enabled_source),
         policy=Resolved(value=automation.policy, source=automation.policy_source),
         measured=_measured(window, engines) if window is not None and engines else stands.measured,
+        estimated=_estimated(state.estimate) if state.estimate is not None else None,
         # The own pool stands among the bounds: it must not be forgotten while nothing can be sized.
         bounds=list(sizing.bounds) if sizing else stands.bounds,
         target=target,
         savings=savings_of(target, pools) if target and pools else (stands.savings if target else None),
         coverage=_coverage(window) if window else None,
+        loss_budget=_loss_budget(policy, sizing, stands),
         conditions=conditions.with_transitions(
             verdicts, state.previous.status.conditions if state.previous else (), now
         ),
@@ -129,7 +135,7 @@ def assess(
     # Where it is not known, as in a history that began anew, a size sinks slowly all the same.
     same_policy = standing.policy in (None, digest_of(policy))
     before = None if recommended is None else Before(recommended, candidates, same_policy)
-    return Assessment(window, engines, pools, size(window, pools, policy, before))
+    return Assessment(window, engines, pools, size(window, pools, policy, before, _period(stands.loss_budget)))
 
 
 def _known(standing: Standing, state: WorkloadState, stands: RecommendationStatus) -> Standing:
@@ -204,17 +210,64 @@ def _measured(window: Window, engines: Sequence[EngineFacts]) -> Measured:
     )
 
 
-def _coverage(window: Window) -> Coverage:
-    def moment(seconds: float | None) -> datetime | None:
-        return None if seconds is None else datetime.fromtimestamp(int(seconds), UTC)
+def _period(stands: LossBudget | None) -> Period | None:
+    if stands is None:
+        return None
+    return Period(
+        start=stands.period_start.timestamp(),
+        restart_tokens=stands.restarted_tokens,
+        grown_bytes=stands.grown_kv_bytes or 0,
+        grown_at=stands.grown_at.timestamp() if stands.grown_at else None,
+    )
 
+
+def _loss_budget(policy: PolicySpec | None, sizing: Sizing | None, stands: RecommendationStatus) -> LossBudget | None:
+    if sizing is not None and sizing.spending is not None:
+        return loss_budget_status(sizing.spending)
+    return stands.loss_budget if policy is not None and policy.loss_budget is not None else None
+
+
+def loss_budget_status(spending: Spending) -> LossBudget:
+    """What is written of it, and remembered by it."""
+    period = spending.period
+    return LossBudget(
+        period_start=datetime.fromtimestamp(period.start, UTC),
+        budget_tokens=round(spending.budget_tokens),
+        spent_tokens=round(spending.spent_tokens),
+        projected_tokens=round(spending.projected_tokens),
+        restart_tokens=round(spending.restart_tokens),
+        restarted_tokens=round(period.restart_tokens),
+        grown_kv_bytes=period.grown_bytes or None,
+        grown_at=_moment(period.grown_at),
+    )
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(int(seconds), UTC)
+
+
+def _estimated(estimate: Estimate) -> EstimatedPool:
+    return EstimatedPool(
+        kv_pool_blocks=estimate.blocks,
+        kv_block_tokens=estimate.block_tokens,
+        kv_low_blocks=estimate.low_blocks,
+        kv_high_blocks=estimate.high_blocks,
+        confidence=round(estimate.confidence, 4),
+        hit_rate=None if estimate.hit_rate is None else round(estimate.hit_rate, 6),
+        preemptions=estimate.preemptions,
+        samples=estimate.samples,
+        since=datetime.fromtimestamp(int(estimate.since), UTC),
+    )
+
+
+def _coverage(window: Window) -> Coverage:
     return Coverage(
         window_seconds=window.seconds,
         covered_seconds=round(window.covered_seconds, 3),
         percent=round(window.coverage_percent, 2),
         samples=window.samples,
-        first_sample=moment(window.first),
-        last_sample=moment(window.last),
+        first_sample=_moment(window.first),
+        last_sample=_moment(window.last),
     )
 
 

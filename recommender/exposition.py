@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator
 
@@ -23,6 +24,8 @@ from vllm_plugin import names
 
 _BUCKET_OF = {f"{bound:.9e}": index for index, bound in enumerate(names.REUSE_BUCKET_BOUNDS)}
 """Bounds by nine digits: exporters differ in how they write a double."""
+
+_COMPACT_BOUNDS = (*map(repr, names.REUSE_BUCKET_BOUNDS), "+Inf")
 
 _OF_THE_REUSE_HISTOGRAM = tuple(names.KV_REUSE_DISTANCE_BYTES + suffix for suffix in ("_bucket", "_sum", "_count"))
 _ABOUT_THE_PLUGIN = (names.HOOK_SECONDS, names.HOOK_ERRORS)
@@ -145,6 +148,9 @@ class _Page:
 
 def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
     """Every sample of ours on the page: what else vLLM exports there is neither read nor judged."""
+    if text.startswith("["):
+        yield from _compact_samples(text)
+        return
     ours = "\n".join(line for line in text.splitlines() if line.startswith(names.PREFIX))
     try:
         for family in text_string_to_metric_families(ours + "\n"):
@@ -152,6 +158,22 @@ def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
                 yield sample.name, sample.labels, float(sample.value)
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise RefusedSampleError(f"the page is no Prometheus text: {error}") from error
+
+
+def _compact_samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    """The same from the plugin's compact page (`names.COMPACT_TYPE`)."""
+    try:
+        for name, given, value in json.loads(text):
+            if not name.startswith(names.PREFIX):
+                continue
+            labels = {label: str(text) for label, text in given.items()}
+            if isinstance(value, list):
+                for bound, count in zip(_COMPACT_BOUNDS, value, strict=True):
+                    yield f"{name}_bucket", {**labels, "le": bound}, float(count)
+            else:
+                yield name, labels, float(value)
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise RefusedSampleError(f"the page is no compact page: {error}") from error
 
 
 def _bucket_index(bound: str) -> int:

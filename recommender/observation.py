@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 from recommender.discovery import Pod
+from recommender.estimates import Estimate
 from recommender.history import History
 from recommender.history_files import HistoryError, UnreadableHistoryError
 from recommender.intervals import ClosedInterval
@@ -106,11 +109,19 @@ class Observer:
 
 
 def reports_of(
-    pods: Sequence[Pod], scraped: Mapping[tuple[str, str, str], PodReport]
+    pods: Sequence[Pod],
+    scraped: Mapping[tuple[str, str, str], PodReport],
+    estimates: Mapping[tuple[str, str, str], Estimate] = MappingProxyType({}),
 ) -> dict[WorkloadKey, tuple[PodReport, ...]]:
     """The reports of each workload's pods, those that were not scraped included."""
     found: dict[WorkloadKey, list[PodReport]] = {}
     for pod in pods:
-        report = scraped.get(pod.identity) or PodReport(pod, fault="the pod does not run yet")
-        found.setdefault(pod.key, []).append(report)
+        report = scraped.get(pod.identity) or PodReport(pod, fault=_why_not_scraped(pod))
+        found.setdefault(pod.key, []).append(replace(report, estimate=estimates.get(pod.identity)))
     return {key: tuple(reports) for key, reports in found.items()}
+
+
+def _why_not_scraped(pod: Pod) -> str:
+    if pod.vllm_address is not None and pod.address is None:
+        return "the pod runs without the plugin: a new one gets it"
+    return "the pod does not run yet"

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from recommender.api.object_store import ObjectStore
 from recommender.api.objects import InvalidObjectError
 from recommender.api.policies import PolicySpec
-from recommender.api.recommendations import TargetRef, VLLMRecommendation
+from recommender.api.recommendations import LossBudget, TargetRef, VLLMRecommendation
 from recommender.api.units import format_bytes
 from recommender.api.workloads import recommendation_name
-from recommender.discovery import ensure_plugin, injected_pods, owner_of
+from recommender.discovery import bare_pods, ensure_plugin, injected_pods, owner_of
 from recommender.evaluation import Evaluation, evaluate
+from recommender.fallback import Fallback
 from recommender.history import History
 from recommender.history_files import UnreadableHistoryError
 from recommender.intervals import interval_seconds
@@ -51,6 +52,7 @@ class _Evaluated:
     slot: int
     inputs: tuple[object, ...]
     recommended: bool
+    loss_budget: LossBudget | None
 
 
 class Recommender:
@@ -62,6 +64,7 @@ class Recommender:
         self._scraper = scraper
         self._telemetry = telemetry
         self._observer = Observer(history, telemetry)
+        self._fallback = Fallback()
         self._known_policies = history.policies()
         self._stored_policies = dict(self._known_policies)
         self._resolver = Resolver(store, self._known_policies)
@@ -90,14 +93,24 @@ class Recommender:
         ensure_plugin(self._store)
         pods = injected_pods(self._store)
         scrapes = await self._scraper.scrape(pods)
+        self._telemetry.pods.set(len(pods))
+        silent = [scrape.pod for scrape in scrapes if scrape.sample is None]
+        bare = bare_pods(self._store)
+        looks = await self._scraper.look_at_vllm([*silent, *bare])
+        answering = {look.pod.identity for look in looks}
+        # Whatever else seems to be a vLLM is none until it once has shown vLLM's metrics.
+        bare = [pod for pod in bare if pod.identity in answering or self._fallback.knows(pod)]
+        pods += bare
         reports = reports_of(pods, {})
         states = {key: self._state(key, reports.get(key, ())) for key in self._workloads(reports)}
         windows = {key: _window_seconds(state) for key, state in states.items()}
         self.period = scrape_period(windows.values())
         self._store_policies()
         now = time.time()
-        reports = reports_of(pods, self._observer.observe(scrapes, windows, now, self.period))
-        self._telemetry.pods.set(len(pods))
+        policies = {key: state.policy.spec or PolicySpec() for key, state in states.items()}
+        estimates = self._fallback.observe(looks, policies, [*silent, *bare])
+        self._telemetry.estimated_pods.set(len(estimates))
+        reports = reports_of(pods, self._observer.observe(scrapes, windows, now, self.period), estimates)
         for key, state in states.items():
             self._evaluate_if_due(replace(state, reports=reports.get(key, ())), windows[key], now)
             # Probes are answered between two workloads.
@@ -107,6 +120,9 @@ class Recommender:
         recommended = sum(one.recommended for one in self._evaluated.values())
         self._telemetry.workloads.labels("true").set(recommended)
         self._telemetry.workloads.labels("false").set(len(states) - recommended)
+        self._telemetry.loss_budgets(
+            {key: one.loss_budget for key, one in self._evaluated.items() if one.loss_budget is not None}
+        )
         self._telemetry.last_round.set(now)
 
     def stop(self) -> None:
@@ -181,7 +197,8 @@ class Recommender:
         self._troubles.pop(state.key, None)
         self._telemetry.evaluations.labels("written" if written else "unchanged").inc()
         target = evaluation.recommendation.status.target
-        self._evaluated[state.key] = _Evaluated(slot, inputs, target is not None)
+        account = evaluation.recommendation.status.loss_budget
+        self._evaluated[state.key] = _Evaluated(slot, inputs, target is not None, account)
         _log_change(state, evaluation)
 
     def _evaluate(self, state: WorkloadState, window_seconds: float, now: float) -> tuple[Evaluation, bool]:
@@ -223,6 +240,7 @@ def _inputs(state: WorkloadState) -> tuple[object, ...]:
             report.pod.ready,
             report.pod.failure,
             report.reporting,
+            report.estimate is not None,
             tuple(engine.blocks for engine in report.engines),
         )
         for report in state.reports

@@ -14,6 +14,8 @@ import httpx
 from recommender.discovery import Pod
 from recommender.exposition import parse_page
 from recommender.samples import PodSample, RefusedSampleError
+from recommender.vllm_pages import VLLMSample, parse_vllm_page
+from vllm_plugin.names import COMPACT_TYPE
 
 DEADLINE_SECONDS = 5.0
 """For one page, from connecting to the last byte. A page takes milliseconds: a pod that needs longer is in trouble."""
@@ -33,6 +35,15 @@ class Scrape:
     fault: str | None = None
 
 
+@dataclass(frozen=True)
+class VLLMScrape:
+    """What a pod's vLLM shows of itself. `at` is in seconds since the epoch."""
+
+    pod: Pod
+    at: float
+    engines: tuple[VLLMSample, ...]
+
+
 class Scraper:
     """Holds the connections to the pods from one round to the next."""
 
@@ -45,7 +56,7 @@ class Scraper:
             follow_redirects=False,
             timeout=deadline_seconds,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=CONCURRENT_SCRAPES),
-            headers={"accept": "text/plain; version=0.0.4"},
+            headers={"accept": f"{COMPACT_TYPE}, text/plain; version=0.0.4; q=0.5"},
         )
 
     async def __aenter__(self) -> Self:
@@ -59,6 +70,22 @@ class Scraper:
     async def scrape(self, pods: Sequence[Pod]) -> list[Scrape]:
         """Look at every pod that has an address."""
         return list(await asyncio.gather(*(self._scrape(pod, pod.address) for pod in pods if pod.address)))
+
+    async def look_at_vllm(self, pods: Sequence[Pod]) -> list[VLLMScrape]:
+        """vLLM's own page of every pod that has one; those that show nothing are left out."""
+        known = [(pod, pod.vllm_address) for pod in pods if pod.vllm_address]
+        looks = await asyncio.gather(*(self._look_at_vllm(pod, address) for pod, address in known))
+        return [look for look in looks if look is not None]
+
+    async def _look_at_vllm(self, pod: Pod, address: tuple[str, int]) -> VLLMScrape | None:
+        async with self._gate:
+            try:
+                async with asyncio.timeout(self._deadline_seconds):
+                    page = await self._page(*address)
+                return VLLMScrape(pod, time.time(), parse_vllm_page(page))
+            except (RefusedSampleError, TimeoutError, httpx.HTTPError, httpx.InvalidURL, OSError):
+                # What matters is why the plugin does not answer, and that is said.
+                return None
 
     async def _scrape(self, pod: Pod, address: tuple[str, int]) -> Scrape:
         async with self._gate:

@@ -1,6 +1,7 @@
 """How is C chosen? The rules of `bounds` composed as docs/sizing.md says, and the guards before them. Pure.
 
-need = max(hit rate, demand, floor, minKV)         what the window asks for
+need = max(hit rate, demand, floor, minKV)         what the window asks for; where a loss budget is watched, also
+                                                   what the day's growth came to
 kept = need, or what was recommended before        a size sinks slowly: by a tenth at least, and to the most that
                                                    was asked for during the last W/6; it rises at once
 C    = min(kept, own pool, maxKV)                  grown beyond the own pool only under pressure
@@ -10,13 +11,14 @@ C    = min(C, device), in whole blocks
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from recommender import bounds
 from recommender.api.policies import PolicySpec
 from recommender.api.recommendations import Bound
 from recommender.api.units import format_bytes, format_duration
 from recommender.bounds import Knees, Pools
+from recommender.loss_budgets import Period, Spending, loss_budget_bound, spend
 from recommender.windows import Window
 
 COVERAGE, REQUESTS, LOOKUPS = "coverage", "requests", "lookups"
@@ -60,6 +62,8 @@ class Sizing:
     evaluations, what was recommended before."""
     knees: Knees | None = None
     predicted_hit_rate: float | None = None
+    spending: Spending | None = None
+    """Of the day's loss budget; None where the policy has none."""
 
     @property
     def sufficient(self) -> bool:
@@ -90,12 +94,14 @@ class _Choice:
                 self.kv_bytes, self.decided = bound.kv_bytes, bound
 
 
-def size(window: Window, pools: Pools, policy: PolicySpec, before: Before | None = None) -> Sizing:
-    """The pool for the next pods of a workload."""
+def size(
+    window: Window, pools: Pools, policy: PolicySpec, before: Before | None = None, period: Period | None = None
+) -> Sizing:
+    """The pool for the next pods of a workload. `period`: what is remembered of the loss budget's day."""
     guards = data_guards(window, pools, policy)
     growth = bounds.growth_bound(window, pools, policy)
     if all(guard.passed for guard in guards):
-        return _sized(window, pools, policy, before, guards, growth)
+        return _sized(window, pools, policy, before, guards, growth, period)
     if growth is not None:
         return _grown(window, pools, policy, before, guards, growth)
     if before is not None:
@@ -139,11 +145,16 @@ def _sized(
     before: Before | None,
     guards: tuple[Guard, ...],
     growth: Bound | None,
+    period: Period | None,
 ) -> Sizing:
     found = bounds.knees(window, pools, policy)
+    spending = None
+    if policy.loss_budget is not None:
+        spending = spend(window, pools, found.allowed_loss, policy.loss_budget, period)
     choice = _Choice()
     for asking in (
-        bounds.hit_rate_bound(found, policy),
+        bounds.hit_rate_bound(found, policy, _factor(policy, spending)),
+        loss_budget_bound(spending),
         bounds.demand_bound(window, pools, policy),
         bounds.floor_bound(pools),
         bounds.min_kv_bound(policy),
@@ -161,7 +172,9 @@ def _sized(
         choice.at_least(growth)
     choice.at_most(bounds.max_kv_bound(policy, pools))
     choice.at_least(bounds.pressure_bound(window, pools))
-    return _in_blocks(window, pools, policy, choice, guards, candidate=candidate, found=found)
+    return replace(
+        _in_blocks(window, pools, policy, choice, guards), candidate_bytes=candidate, knees=found, spending=spending
+    )
 
 
 def _grown(
@@ -181,6 +194,13 @@ def _grown(
     choice.at_most(bounds.max_kv_bound(policy, pools))
     choice.at_least(bounds.pressure_bound(window, pools))
     return _in_blocks(window, pools, policy, choice, guards)
+
+
+def _factor(policy: PolicySpec, spending: Spending | None) -> float:
+    """g: smaller where a bad day can be mended, and for sure where it should be and cannot."""
+    if spending is None:
+        return bounds.CAUTION_FACTOR[policy.caution]
+    return bounds.WATCHED_FACTOR[policy.caution] if spending.adaptable else bounds.CAUTION_FACTOR["High"]
 
 
 def _kept(candidate: int, before: Before | None) -> Bound | None:
@@ -217,8 +237,6 @@ def _in_blocks(
     policy: PolicySpec,
     choice: _Choice,
     guards: tuple[Guard, ...],
-    candidate: int | None = None,
-    found: Knees | None = None,
 ) -> Sizing:
     """Round up to whole blocks, never beyond what the device has room for."""
     choice.at_most(bounds.device_bound(pools))
@@ -234,7 +252,5 @@ def _in_blocks(
         message=choice.decided.message if choice.decided else "",
         conflict=bounds.max_kv_conflict(policy, pools),
         bounds=tuple(choice.asked),
-        candidate_bytes=candidate,
-        knees=found,
         predicted_hit_rate=window.curve().hit_rate(kv_bytes) if window.lookup_tokens else None,
     )

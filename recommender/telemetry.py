@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from recommender.api.recommendations import LossBudget
+from recommender.keys import WorkloadKey
 from vllm_plugin.names import PREFIX
 
 _NAME = PREFIX + "recommender_"
@@ -22,6 +26,11 @@ class Telemetry:
         )
         self.scrape_seconds = Histogram(_NAME + "scrape_seconds", "Time of one scrape.", registry=self.registry)
         self.pods = Gauge(_NAME + "pods", "Pods with the plugin.", registry=self.registry)
+        self.estimated_pods = Gauge(
+            _NAME + "estimated_pods",
+            "Pods of which only vLLM's own metrics are known: estimated, never sized.",
+            registry=self.registry,
+        )
         self.workloads = Gauge(
             _NAME + "workloads", "Workloads by whether a size is recommended.", ["recommended"], registry=self.registry
         )
@@ -38,6 +47,19 @@ class Telemetry:
         self.history_failures = Counter(
             _NAME + "history_failures", "Times that the store could not be written.", registry=self.registry
         )
+        self._loss_budget = Gauge(
+            PREFIX + "workload_loss_budget_spent_ratio",
+            "What of the hit rate that a day may lose is lost so far: 1 is all of it.",
+            ["namespace", "kind", "workload", "container"],
+            registry=self.registry,
+        )
         self.last_round = Gauge(
             _NAME + "last_round_timestamp_seconds", "When the last round of scrapes ended.", registry=self.registry
         )
+
+    def loss_budgets(self, accounts: Mapping[WorkloadKey, LossBudget]) -> None:
+        """Those of all workloads that have one; nothing is left of the others."""
+        self._loss_budget.clear()
+        for key, account in accounts.items():
+            spent = account.spent_tokens / account.budget_tokens if account.budget_tokens else 0.0
+            self._loss_budget.labels(key.namespace, key.workload.kind, key.workload.name, key.container).set(spent)

@@ -8,6 +8,7 @@ from recommender.api.automation import Automation
 from recommender.api.object_store import Raw
 from recommender.api.recommendations import VLLMRecommendation
 from recommender.discovery import Pod
+from recommender.estimates import Estimate, worst
 from recommender.keys import WorkloadKey
 from recommender.resolution import ResolvedPolicy
 from recommender.samples import EngineFacts
@@ -15,11 +16,13 @@ from recommender.samples import EngineFacts
 
 @dataclass(frozen=True)
 class PodReport:
-    """A pod and the outcome of its last scrape: the engines on its page, or the fault."""
+    """A pod and the outcome of its last scrape: the engines on its page, or the fault, and where vLLM's own page
+    answers, what follows from that."""
 
     pod: Pod
     engines: tuple[EngineFacts, ...] = ()
     fault: str | None = None
+    estimate: Estimate | None = None
 
     @property
     def reporting(self) -> bool:
@@ -49,6 +52,13 @@ class WorkloadState:
     def current(self) -> tuple[PodReport, ...]:
         """The pods of the newest fingerprint."""
         return tuple(report for report in self.reports if report.pod.fingerprint == self.fingerprint)
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """What is known of the newest fingerprint where none of its pods reports; None where one does."""
+        if any(report.reporting for report in self.current):
+            return None
+        return worst(report.estimate for report in self.current if report.estimate is not None)
 
     @property
     def same_before(self) -> VLLMRecommendation | None:

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from recommender.api.object_store import FileObjectStore
+from recommender.api.recommendations import EstimatedPool
 from recommender.api.units import format_bytes
 from recommender.explanations import Explanation, IntervalRow, NothingToExplainError, explain
 from recommender.history_files import HistoryError
@@ -44,6 +45,8 @@ def _print(console: Console, explanation: Explanation) -> None:
         f"in {recommendation.metadata.namespace}, as of {explanation.at}",
         highlight=False,
     )
+    if status.estimated is not None:
+        console.print(f"[yellow]{escape(_estimate(status.estimated))}[/]", highlight=False)
     if status.target is None:
         console.print("Nothing is recommended.")
     else:
@@ -60,9 +63,19 @@ def _print(console: Console, explanation: Explanation) -> None:
     _settings(console, explanation)
     _guards(console, explanation)
     _bounds(console, explanation)
+    _loss_budget(console, explanation)
     _curve(console, explanation)
     _samples(console, explanation)
     _conditions(console, explanation)
+
+
+def _estimate(estimated: EstimatedPool) -> str:
+    return (
+        f"Estimated, not measured: {estimated.samples} looks at vLLM's own metrics since {estimated.since:%F %R} UTC "
+        f"say that {estimated.kv_low_blocks} to {estimated.kv_high_blocks} of {estimated.kv_pool_blocks} blocks "
+        f"({estimated.kv_block_tokens} tokens each) are needed, with probability {estimated.confidence:.2f}. "
+        "It is never applied."
+    )
 
 
 def _settings(console: Console, explanation: Explanation) -> None:
@@ -95,6 +108,22 @@ def _bounds(console: Console, explanation: Explanation) -> None:
         table.add_row(
             "asked for lately", f"{least} to {most}", f"what the last {count} evaluations came to by themselves"
         )
+    _print_rows(console, table)
+
+
+def _loss_budget(console: Console, explanation: Explanation) -> None:
+    account = explanation.recommendation.status.loss_budget
+    if account is None:
+        return
+    table = _table(f"Loss budget of the day that began {account.period_start:%Y-%m-%d %H:%M} UTC", "", "tokens", "")
+    for name, tokens in (
+        ("budget", account.budget_tokens),
+        ("spent", account.spent_tokens),
+        ("of that by restarts", account.restarted_tokens),
+        ("projected", account.projected_tokens),
+        ("a restart costs", account.restart_tokens),
+    ):
+        table.add_row(name, str(tokens), f"{tokens / account.budget_tokens:.0%}" if account.budget_tokens else "")
     _print_rows(console, table)
 
 

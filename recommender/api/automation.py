@@ -9,6 +9,7 @@ from typing import Literal
 from recommender.api.policies import DEFAULT_POLICY, AutomatedNamespaceSpec, ClusterAutomationSpec
 from vllm_plugin.names import (
     ANNOTATION_AUTO,
+    ANNOTATION_EMITTER,
     ANNOTATION_EXCLUDE,
     ANNOTATION_POLICY,
     FOREIGN_ANNOTATION_AUTO,
@@ -29,6 +30,8 @@ class Automation:
     policy: str
     policy_source: Source
     dry_run: bool
+    emitter: str = "none"
+    """As it is written; it may be none of `EMITTERS`."""
 
 
 def flag(text: str | None) -> bool | None:
@@ -43,7 +46,8 @@ def resolve_automation(
     namespace: AutomatedNamespaceSpec | None,
     cluster: ClusterAutomationSpec | None,
 ) -> Automation:
-    """Most specific first: pod template, workload, AutomatedNamespace, ClusterAutomation, off.
+    """Most specific first: pod template, workload, AutomatedNamespace, ClusterAutomation, off; an emitter is named by
+    pod template, workload or ClusterAutomation.
 
     Our spellings win over `scaleops.sh/` ones on the same object; `exclude` at any level wins over everything.
     """
@@ -53,6 +57,7 @@ def resolve_automation(
     )
     enabled: tuple[bool, Source] | None = None
     policy: tuple[str, Source] | None = None
+    emitter: str | None = None
     for source, written in levels:
         said = flag(written.get(ANNOTATION_AUTO))
         if said is None:
@@ -62,6 +67,7 @@ def resolve_automation(
         named = written.get(ANNOTATION_POLICY) or written.get(FOREIGN_ANNOTATION_POLICY)
         if policy is None and named:
             policy = (named, source)
+        emitter = emitter or written.get(ANNOTATION_EMITTER)
     objects: tuple[tuple[Source, AutomatedNamespaceSpec | ClusterAutomationSpec | None], ...] = (
         ("AutomatedNamespace", namespace),
         ("ClusterAutomation", cluster),
@@ -80,4 +86,5 @@ def resolve_automation(
         policy=policy[0],
         policy_source=policy[1],
         dry_run=cluster is not None and cluster.mode == "DryRun",
+        emitter=emitter or (cluster.emitter if cluster is not None else None) or "none",
     )

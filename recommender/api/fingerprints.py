@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any
 
+from recommender.api.sharing import amounts_of, as_written, shares_of
 from recommender.api.sizing_flags import without_sizing_flags
+from recommender.api.workloads import LWS_SIZE
 from vllm_plugin.names import ENTRY_POINT, ENV_PREFIX
 
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu", "google.com/tpu", "gpu.intel.com/i915", "gpu.intel.com/xe")
@@ -24,7 +27,12 @@ PRODUCT_LABELS = (
 )
 """Node labels of which each pins a pod that selects it to one size of GPU."""
 
-_LWS_SIZE = "leaderworkerset.sigs.k8s.io/size"
+_DECIDING = ("VLLM_", "NIM_", "OPTION_", "SERVING_", "MODEL", "HF_MODEL")
+"""Beginnings of variables that choose the model or the engine's options: vLLM's, NVIDIA NIM's, DJL's, and those of
+images whose entrypoint is a script.
+"""
+_REFERENCE = re.compile(r"\$\(([A-Za-z_.-][\w.-]*)\)|\$\{?([A-Za-z_]\w*)")
+_LWS_REVISION = "leaderworkerset.sigs.k8s.io/template-revision-hash"
 
 
 def container_of(pod: dict[str, Any], name: str) -> dict[str, Any] | None:
@@ -54,36 +62,47 @@ def product_of(pod: dict[str, Any]) -> dict[str, str]:
 
 
 def fingerprint(pod: dict[str, Any], container_name: str) -> str:
-    """16 hex digits over image, argument vector without the sizing options, `VLLM_*` environment, GPUs and group size.
+    """16 hex digits over image, argument vector without the sizing options, the environment that decides what runs,
+    GPUs (whole ones, and shares of the author's own) and group size.
 
     Raises KeyError where `pod` has no such container.
     """
+    pod = as_written(pod)
     container = container_of(pod, container_name)
     if container is None:
         raise KeyError(f"the pod has no container {container_name!r}")
-    resources = container.get("resources") or {}
-    amounts = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
+    amounts = amounts_of(container)
+    arguments = without_sizing_flags([*(container.get("command") or ()), *(container.get("args") or ())])
     labels = (pod.get("metadata") or {}).get("labels") or {}
     made_for = {
         "image": container.get("image"),
-        "arguments": without_sizing_flags([*(container.get("command") or ()), *(container.get("args") or ())]),
-        "environment": _vllm_environment(container),
+        "arguments": arguments,
+        "environment": _environment(container, arguments),
         "gpus": {key: str(amounts[key]) for key in GPU_RESOURCES if key in amounts},
         "product": product_of(pod),
-        "groupSize": labels.get(_LWS_SIZE),
+        "groupSize": ((pod.get("metadata") or {}).get("annotations") or {}).get(LWS_SIZE),
+        # Of both templates of a group: leader and workers change together or not at all.
+        "groupRevision": labels.get(_LWS_REVISION),
     }
+    shares = shares_of(pod)
+    if shares:
+        made_for["shares"] = shares
     text = json.dumps(made_for, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _vllm_environment(container: dict[str, Any]) -> dict[str, Any]:
-    """The container's `VLLM_*` variables as written, less our own and less our name in VLLM_PLUGINS."""
+def _environment(container: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
+    """The variables that decide what runs, as written: `VLLM_*`, those by which images choose their model, and those
+    that the arguments refer to; less our own, and less our name in VLLM_PLUGINS.
+    """
+    referred = {name for token in arguments for found in _REFERENCE.findall(token) for name in found if name}
     kept: dict[str, Any] = {}
     for variable in container.get("env") or ():
         name = variable["name"]
-        if not name.startswith("VLLM_") or name.startswith(ENV_PREFIX):
+        if not (name.startswith(_DECIDING) or name in referred) or name.startswith(ENV_PREFIX):
             continue
-        value = variable.get("value", variable.get("valueFrom"))
+        # A variable without a value has an empty one.
+        value = variable.get("value", variable.get("valueFrom")) or ""
         if name == "VLLM_PLUGINS" and isinstance(value, str):
             value = ",".join(plugin for plugin in value.split(",") if plugin != ENTRY_POINT)
         kept[name] = value

@@ -16,6 +16,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     # A port whose last owner has just ended is free.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Its connections inherit this: an answer in two parts would else wait for the client's delayed ACK, 40 ms.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         listening.bind((host, port))
         # At once: of two sockets that are only bound, neither would learn of the other.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
+from pydantic.types import JsonValue
 
-from recommender.api.units import parse_duration, parse_quantity
+from recommender.api.units import DURATION_PATTERN, QUANTITY_PATTERN, parse_duration, parse_quantity
 from vllm_plugin.names import API_VERSION
 
 
@@ -20,7 +21,12 @@ class ApiModel(BaseModel):
     """A value of the API: immutable, camelCase on the wire, unknown fields refused."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid", allow_inf_nan=False
+        alias_generator=to_camel,
+        populate_by_name=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
     def to_json(self) -> dict[str, Any]:
@@ -38,10 +44,43 @@ def _checked_quantity(text: object) -> str:
     return str(text)
 
 
-Duration = Annotated[str, BeforeValidator(_checked_duration)]
+def rules(*texts: tuple[str, str]) -> dict[str, JsonValue]:
+    """CEL rules that the API server holds a value to, each with what it says where the rule is broken."""
+    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in texts]}
+
+
+def listed_by(key: str) -> dict[str, JsonValue]:
+    """Says that no two items of a list have the same `key`: so several writers can own an item each."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+
+
+Duration = Annotated[
+    str,
+    BeforeValidator(_checked_duration),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "maxLength": 32,
+            "pattern": DURATION_PATTERN,
+            **rules(("self.matches('[1-9]')", "must be longer than nothing")),
+        }
+    ),
+]
 """Text as the user wrote it (`48h`); `parse_duration` gives seconds."""
 
-Quantity = Annotated[str, BeforeValidator(_checked_quantity)]
+Quantity = Annotated[
+    str,
+    BeforeValidator(_checked_quantity),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "maxLength": 32,
+            "pattern": QUANTITY_PATTERN,
+            "x-kubernetes-int-or-string": True,
+            **rules(("type(self) == string || self >= 0", "must not be negative")),
+        }
+    ),
+]
 """Text as the user wrote it (`4Gi`); `parse_quantity` gives bytes."""
 
 Time = Annotated[
@@ -79,11 +118,17 @@ class Condition(ApiModel):
     """A `metav1.Condition`."""
 
     type: str
+    """What it is about."""
     status: Literal["True", "False", "Unknown"]
+    """True, False or Unknown."""
     reason: str
+    """Why, in a word for programs."""
     message: str
+    """Why, in a sentence."""
     last_transition_time: Time
+    """When the status changed last."""
     observed_generation: int | None = None
+    """The generation of the spec that this is about."""
 
 
 class ApiObject(ApiModel):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from recommender.api.objects import ApiModel, ApiObject, Condition, Time
+from recommender.api.objects import ApiModel, ApiObject, Condition, Time, listed_by, rules
 from recommender.api.workloads import WorkloadRef
 
 PLUGIN_REPORTING = "PluginReporting"
@@ -18,10 +18,18 @@ DEGRADED = "Degraded"
 
 
 class TargetRef(ApiModel):
+    """A workload, and the container of its pods that runs vLLM."""
+
+    model_config = ConfigDict(json_schema_extra=rules(("self == oldSelf", "targetRef never changes")))
+
     group: str
+    """API group of the workload, without its version; empty for the core group."""
     kind: str
+    """Kind of the workload."""
     name: str
+    """Name of the workload."""
     container: str
+    """The container that runs vLLM."""
 
     @property
     def workload(self) -> WorkloadRef:
@@ -29,95 +37,204 @@ class TargetRef(ApiModel):
 
 
 class RecommendationSpec(ApiModel):
+    """What is recommended for, and whether it holds."""
+
     target_ref: TargetRef
+    """The workload and container that this is about; it never changes."""
     paused: bool = False
+    """While true, pods start as their author wrote them."""
 
 
 class Range(ApiModel):
+    """The smallest and the largest of several."""
+
     min: int
+    """The smallest."""
     max: int
+    """The largest."""
 
 
 class Resolved(ApiModel):
     """A setting and the level that decided it (`pod`, `workload`, `AutomatedNamespace`, …)."""
 
     value: str
+    """The setting."""
     source: str
+    """The level that decided it."""
 
 
 class Measured(ApiModel):
     """What the plugin reported of the worst pod of the workload, bytes per rank; counters over the window."""
 
     vllm_version: str
+    """Version of vLLM."""
     model: str
+    """The model that is served."""
     weights_bytes: int
+    """Weights, with LoRA slots and draft model."""
     overhead_bytes: int
+    """What vLLM holds besides weights and KV cache."""
     kv_capacity_bytes: int
+    """The KV cache as allocated."""
     kv_block_bytes: int
+    """Bytes of one block."""
     kv_block_tokens: int
+    """Tokens of one block."""
     kv_active_peak_bytes: int
+    """Most that running requests held."""
     kv_demand_peak_bytes: int
+    """Most that running requests and the one being admitted needed."""
     kv_floor_bytes: int
+    """With less vLLM refuses to start."""
     allocated_bytes: int
+    """What vLLM claims of the GPU in all."""
     hit_rate: float | None = None
+    """Share of the tokens looked up that the prefix cache held."""
     requests: int
+    """Requests that came."""
     lookup_tokens: int
+    """Tokens looked up."""
     preemptions: int
+    """Requests that lost their KV cache to others."""
     admissions_blocked: int
+    """Requests that had to wait for KV cache."""
+
+
+class EstimatedPool(ApiModel):
+    """What vLLM's own metrics say of a workload without the plugin. The smallest KV cache that would do lies between
+    `kvLowBlocks` and `kvHighBlocks` with probability `confidence`. Never applied: no target follows from it."""
+
+    kv_pool_blocks: int
+    """Blocks of the KV cache of today."""
+    kv_block_tokens: int
+    """Tokens of one block."""
+    kv_low_blocks: int
+    """Least that is needed."""
+    kv_high_blocks: int
+    """Most that is needed; the KV cache of today where it holds a prefix cache, of which no more can be known."""
+    confidence: float
+    """Probability that the truth lies between."""
+    hit_rate: float | None = None
+    """Share of the tokens looked up that the prefix cache held."""
+    preemptions: int
+    """Requests that lost their KV cache to others."""
+    samples: int
+    """Times that vLLM was looked at."""
+    since: Time
+    """When it was looked at first."""
 
 
 class Bound(ApiModel):
     """One rule's answer: the KV bytes that it asks for, and why in a sentence."""
 
     name: str
+    """Name of the rule."""
     kv_bytes: int
+    """What it asks for."""
     message: str
+    """Why."""
 
 
 class Target(ApiModel):
     """What the next pod is to start with. `flags` are appended to vLLM's arguments, in this order."""
 
     kv_bytes: int
+    """Size of the KV cache."""
     kv_blocks: int
+    """The same in blocks."""
     allocation_bytes: int
+    """What vLLM is to claim of the GPU in all."""
     gpu_memory_utilization: str = Field(pattern=r"^0\.\d{4}$|^1\.0000$")
+    """The same as a fraction of the GPU."""
     flags: list[str]
+    """What is appended to vLLM's arguments."""
     predicted_hit_rate: float | None = None
+    """The hit rate that the curve predicts at this size."""
     bound_by: str
+    """The rule that decided."""
 
 
 class Savings(ApiModel):
     """What a pod gives back, per rank; negative where the recommendation is to grow."""
 
     bytes: int
+    """Bytes given back."""
     share_of_pool: float
+    """The same as a share of the KV cache of today."""
 
 
 class Coverage(ApiModel):
     """The data behind a recommendation."""
 
     window_seconds: float
+    """Length of the window."""
     covered_seconds: float
+    """Of it, what holds data."""
     percent: float
+    """The same in percent."""
     samples: int
+    """Number of samples."""
     first_sample: Time | None = None
+    """Time of the first sample."""
     last_sample: Time | None = None
+    """Time of the last sample."""
+
+
+class LossBudget(ApiModel):
+    """How much of the hit rate that a day (half the window) may lose is lost so far; tokens of all pods."""
+
+    period_start: Time
+    """When the day began; days follow each other without a gap."""
+    budget_tokens: int
+    """Hits that the day may lose, as hitRateLoss says."""
+    spent_tokens: int
+    """Hits lost so far, restarts included."""
+    projected_tokens: int
+    """Hits lost by the end of the day, if the pool stays as it is."""
+    restart_tokens: int
+    """Hits that a restart would cost."""
+    restarted_tokens: int = 0
+    """Hits that restarts of the day have cost."""
+    grown_kv_bytes: int | None = None
+    """The pool since the last growth, for as long as that is kept."""
+    grown_at: Time | None = None
+    """When the pool grew last."""
 
 
 class RecommendationStatus(ApiModel):
+    """What the recommender measured and recommends."""
+
     fingerprint: str | None = None
+    """Hash of what this was made for: image, arguments, environment and GPUs. Other pods are left alone."""
     gpu_memory_total_bytes: Range | None = None
+    """Memory of the workload's GPUs."""
     automation: Resolved | None = None
+    """Whether the recommendation is applied, and who said so."""
     policy: Resolved | None = None
+    """The VLLMPolicy, and who named it."""
     measured: Measured | None = None
-    bounds: list[Bound] = Field(default_factory=list)
+    """What was measured of the worst pod."""
+    estimated: EstimatedPool | None = None
+    """What vLLM's own metrics say, where no pod reports; not measured, and never applied."""
+    bounds: list[Bound] = Field(default_factory=list, json_schema_extra=listed_by("name"))
+    """Every rule's answer."""
     target: Target | None = None
+    """What the next pod starts with."""
     savings: Savings | None = None
+    """What a pod gives back."""
     coverage: Coverage | None = None
-    conditions: list[Condition] = Field(default_factory=list)
+    """The data behind this."""
+    loss_budget: LossBudget | None = None
+    """The day's loss budget, where the policy has one."""
+    claim_template: str | None = None
+    """The ResourceClaimTemplate that pods may point at, where GPUs are allocated by claims."""
+    conditions: list[Condition] = Field(default_factory=list, json_schema_extra=listed_by("type"))
+    """PluginReporting, CoverageSufficient, Recommended, Applied, Verified, Degraded."""
 
 
 class VLLMRecommendation(ApiObject):
+    """What the recommender measured of a workload, and what its next pod starts with."""
+
     KIND: ClassVar[str] = "VLLMRecommendation"
     PLURAL: ClassVar[str] = "vllmrecommendations"
     NAMESPACED: ClassVar[bool] = True

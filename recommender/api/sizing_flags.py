@@ -7,8 +7,8 @@ from collections.abc import Sequence
 GPU_MEMORY_UTILIZATION = "--gpu-memory-utilization"
 KV_CACHE_MEMORY_BYTES = "--kv-cache-memory-bytes"
 
-_SHORTEST = {GPU_MEMORY_UTILIZATION: len("--gpu"), KV_CACHE_MEMORY_BYTES: len("--kv-cache-mem")}
-"""vLLM's parser takes any unambiguous beginning of an option: shorter ones than these would be ambiguous."""
+_SHORTEST = {GPU_MEMORY_UTILIZATION: len("--gp"), KV_CACHE_MEMORY_BYTES: len("--kv-cache-m")}
+"""vLLM's parser takes any unambiguous beginning of an option: shorter ones than these are ambiguous in all releases."""
 
 FIRST_VERSION_WITH_KV_BYTES = (0, 10, 2)
 """Before this release `--kv-cache-memory-bytes` is unknown, and an unknown option ends vLLM."""
@@ -16,7 +16,7 @@ FIRST_VERSION_WITH_KV_BYTES = (0, 10, 2)
 
 def sizing_flag(token: str) -> str | None:
     """Which of the two options `token` is (`--flag`, `--flag=value`, underscores, abbreviations), or None."""
-    if not token.startswith("--"):
+    if not token.startswith(("--g", "--k")):
         return None
     option = token.partition("=")[0].replace("_", "-")
     for flag, shortest in _SHORTEST.items():
@@ -26,7 +26,11 @@ def sizing_flag(token: str) -> str | None:
 
 
 def without_sizing_flags(arguments: Sequence[str]) -> list[str]:
-    """`arguments` less both options and their values, in whatever form they stand."""
+    """`arguments` less both options and their values, in whatever form they stand.
+
+    A `--` at the end says nothing, and goes too: some front ends hand on only what follows one, so that the options
+    may have come with a `--` of their own.
+    """
     kept: list[str] = []
     value_follows = False
     for token in arguments:
@@ -36,7 +40,7 @@ def without_sizing_flags(arguments: Sequence[str]) -> list[str]:
             value_follows = "=" not in token
         else:
             kept.append(token)
-    return kept
+    return kept[:-1] if kept[-1:] == ["--"] else kept
 
 
 def parse_version(text: str) -> tuple[int, ...] | None:

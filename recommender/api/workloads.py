@@ -1,18 +1,31 @@
-"""Whose pod is this? The workload behind a pod, found from the pod alone."""
+"""Whose pod is this? The workload behind a pod, found without any call."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from recommender.api.owner_groups import CustomOwnerGroup
+from vllm_plugin.names import GROUP
 
 POD_TEMPLATE_HASH = "pod-template-hash"
 ROLLOUTS_POD_TEMPLATE_HASH = "rollouts-pod-template-hash"
 LWS_NAME = "leaderworkerset.sigs.k8s.io/name"
+LWS_SIZE = "leaderworkerset.sigs.k8s.io/size"
+"""An annotation of each of its pods; the name is a label."""
 KSERVE_NAME = "serving.kserve.io/inferenceservice"
+OWNER_GROUP_KIND = "OwnerGroup"
+"""Kind of a workload that labels make; there is no such object."""
 _NAME_LIMIT = 63
 _HASH_DIGITS = 8
+_HIGHEST = 6
+"""Owners above a pod that are looked at."""
+_SCHEDULED_JOB = re.compile(r"^(?P<cronjob>.+)-(?P<minutes>\d{8})$")
+_FIRST_MINUTE, _LAST_MINUTE = 24_000_000, 70_000_000
+"""Minutes since 1970 of the years 2015 to 2103: a date such as 20260101 at a name's end is none of them."""
 
 
 @dataclass(frozen=True, order=True)
@@ -27,15 +40,28 @@ class WorkloadRef:
         return f"{self.kind}/{self.name}"
 
 
-def workload_of(pod: dict[str, Any]) -> WorkloadRef:
-    """The workload that made `pod`, by its labels and its controlling owner; no call to the API server.
+Owners = Callable[[WorkloadRef], Sequence[WorkloadRef]]
+"""The owners of a workload of the pod's namespace, as watches tell them."""
 
-    A ReplicaSet's name minus the template hash is its Deployment, or its Argo Rollout where that label is the one;
-    pods of a LeaderWorkerSet and of KServe carry the name as a label. A pod that is admitted from a generateName
-    has no name of its own yet: it is then its own workload under its generateName.
+
+def _unknown(_: WorkloadRef) -> Sequence[WorkloadRef]:
+    return ()
+
+
+def workload_of(pod: dict[str, Any], groups: Sequence[CustomOwnerGroup] = (), owners: Owners = _unknown) -> WorkloadRef:
+    """The workload that made `pod`, by its labels and its owners; no call to the API server.
+
+    The user's own `groups` come first; those that name an owner far above the pod need `owners` to find it. Otherwise
+    a ReplicaSet's name minus the template hash is its Deployment, or its Argo Rollout where that label is the one; the
+    time at the end of a Job's name makes it a CronJob's; pods of a LeaderWorkerSet and of KServe carry the name as a
+    label. A pod that is admitted from a generateName has no name of its own yet: it is then its own
+    workload under its generateName.
     """
     metadata = pod.get("metadata") or {}
     labels = metadata.get("labels") or {}
+    grouped = _grouped(metadata, labels, groups, owners) if groups else None
+    if grouped is not None:
+        return grouped
     if LWS_NAME in labels:
         return WorkloadRef("leaderworkerset.x-k8s.io", "LeaderWorkerSet", labels[LWS_NAME])
     if KSERVE_NAME in labels:
@@ -43,17 +69,62 @@ def workload_of(pod: dict[str, Any]) -> WorkloadRef:
     owner = next((ref for ref in metadata.get("ownerReferences") or () if ref.get("controller")), None)
     if owner is None:
         return WorkloadRef("", "Pod", metadata.get("name") or (metadata.get("generateName") or "").rstrip("-"))
-    group = owner["apiVersion"].rpartition("/")[0]
-    kind, name = owner["kind"], owner["name"]
-    if kind == "ReplicaSet":
-        for label, (parent_group, parent_kind) in (
+    return _above(_reference(owner), labels)
+
+
+def _above(owner: WorkloadRef, labels: dict[str, str]) -> WorkloadRef:
+    """The owner's owner where the names tell it, else the owner."""
+    if owner.kind == "ReplicaSet":
+        for label, (group, kind) in (
             (ROLLOUTS_POD_TEMPLATE_HASH, ("argoproj.io", "Rollout")),
             (POD_TEMPLATE_HASH, ("apps", "Deployment")),
         ):
             suffix = "-" + labels[label] if label in labels else None
-            if suffix is not None and name.endswith(suffix):
-                return WorkloadRef(parent_group, parent_kind, name.removesuffix(suffix))
-    return WorkloadRef(group, kind, name)
+            if suffix is not None and owner.name.endswith(suffix):
+                return WorkloadRef(group, kind, owner.name.removesuffix(suffix))
+    if (owner.group, owner.kind) == ("batch", "Job"):
+        scheduled = _SCHEDULED_JOB.match(owner.name)
+        if scheduled is not None and _FIRST_MINUTE <= int(scheduled["minutes"]) <= _LAST_MINUTE:
+            return WorkloadRef("batch", "CronJob", scheduled["cronjob"])
+    return owner
+
+
+def _grouped(
+    metadata: dict[str, Any], labels: dict[str, str], groups: Sequence[CustomOwnerGroup], owners: Owners
+) -> WorkloadRef | None:
+    """The workload that the first fitting one of the user's groups makes of the pod."""
+    chain: list[WorkloadRef] | None = None
+    for group in groups:
+        if group.owner is not None:
+            chain = _chain(metadata, labels, owners) if chain is None else chain
+            for ref in chain:
+                if (ref.group, ref.kind) == (group.owner.group, group.owner.kind):
+                    return ref
+        elif group.match_labels or group.by_labels:
+            named = group.by_labels or ()
+            if all(labels.get(key) == value for key, value in (group.match_labels or {}).items()) and all(
+                key in labels for key in named
+            ):
+                return WorkloadRef(GROUP, OWNER_GROUP_KIND, ".".join([group.name, *(labels[key] for key in named)]))
+    return None
+
+
+def _chain(metadata: dict[str, Any], labels: dict[str, str], owners: Owners) -> list[WorkloadRef]:
+    """Every owner above the pod, the nearest first."""
+    found: list[WorkloadRef] = []
+    level = [_reference(ref) for ref in metadata.get("ownerReferences") or ()]
+    for _ in range(_HIGHEST):
+        level = [ref for ref in level if ref not in found]
+        found += level
+        above = [parent for ref in level for parent in (_above(ref, labels), *owners(ref)) if parent != ref]
+        if not above:
+            break
+        level = list(dict.fromkeys(above))
+    return found
+
+
+def _reference(raw: dict[str, Any]) -> WorkloadRef:
+    return WorkloadRef(raw["apiVersion"].rpartition("/")[0], raw["kind"], raw["name"])
 
 
 def recommendation_name(workload: WorkloadRef, container: str) -> str:

@@ -159,18 +159,27 @@ def test_nothing_was_preempted_and_much_is_given_back(demo: Run) -> None:
     assert figures["reclaimed_share"] >= 0.40
 
 
-def test_readme_explains_what_the_demo_recommended(demo: Run) -> None:
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("explain", ("hitRate", "floor", "demand", "coverage")),
+        ("what-if", ("own pool", "demo/", "hitRate")),
+    ],
+)
+def test_readme_shows_what_the_demo_left(demo: Run, command: str, said: tuple[str, ...]) -> None:
     """The command as README shows it, from the folder in which the demo was run."""
-    shown = re.findall(r"^\$ (vllm-rightsizer explain .*build/demo/.*)$", README.read_text(), re.MULTILINE)
+    shown = re.findall(rf"^\$ (vllm-rightsizer {command} .*build/demo/.*)$", README.read_text(), re.MULTILINE)
     assert len(shown) == 1
-    command = shown[0].replace("build/", f"{demo.output.name}/")
     program = Path(sys.executable).parent
     done = subprocess.run(
-        ["bash", "-c", f"{program}/{command}"], cwd=demo.output.parent, capture_output=True, text=True, check=False
+        ["bash", "-c", f"{program}/{shown[0].replace('build/', f'{demo.output.name}/')}"],
+        cwd=demo.output.parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    for said in ("hitRate", "floor", "demand", "coverage"):
-        assert said in done.stdout
+    assert [each for each in said if each not in done.stdout] == []
 
 
 def test_the_picture_is_there(demo: Run) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -81,7 +82,7 @@ def test_commands_run_as_shown(page: Path, tmp_path: Path) -> None:
             if "build/demo/" in command:
                 continue
             if command.startswith("make "):
-                subprocess.run(["make", "-n", *command.split()[1:]], cwd=ROOT, capture_output=True, check=True)
+                subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, check=True)
                 continue
             output = _run(command, tmp_path, environment, background)
             if shown.strip():

@@ -150,7 +150,10 @@ def test_a_utilization_has_four_decimals(utilization: str) -> None:
 
 def test_the_whole_contract_of_a_cluster_automation() -> None:
     """Also what nothing reads yet: an object as documented must not end automation."""
-    groups = [{"apiVersion": "ray.io/v1", "kind": "RayCluster"}, {"labels": ["team", "app"]}]
+    groups = [
+        {"name": "ray", "owner": {"group": "ray.io", "kind": "RayCluster"}},
+        {"name": "teams", "matchLabels": {"tier": "llm"}, "byLabels": ["team", "app"]},
+    ]
     spec = {"vllmOptimize": True, "emitter": "kai-nvfractions", "customOwnerGroups": groups}
     raw = {"apiVersion": API_VERSION, "kind": "ClusterAutomation", "metadata": {"name": "default"}, "spec": spec}
     assert ClusterAutomation.from_json(raw).to_json()["spec"] == spec

@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
+from recommender.api.diffs import size_diff
 from recommender.api.fingerprints import container_of, fingerprint, product_of
+from recommender.api.owner_groups import CustomOwnerGroup, OwnerKind
 from recommender.api.sizing_flags import parse_version, sizing_flag, without_sizing_flags
 from recommender.api.workloads import WorkloadRef, recommendation_name, workload_of
 from vllm_plugin import names
+
+GROUPED = ("vllm-rightsizer.io", "OwnerGroup")
 
 
 def owned(kind: str, name: str, group: str = "apps/v1", **labels: str) -> dict[str, Any]:
@@ -37,12 +41,52 @@ def owned(kind: str, name: str, group: str = "apps/v1", **labels: str) -> dict[s
             owned("ReplicaSet", "i-predictor-1", **{"serving.kserve.io/inferenceservice": "i"}),
             ("serving.kserve.io", "InferenceService", "i"),
         ),
+        (owned("Job", "nightly-29453760", "batch/v1"), ("batch", "CronJob", "nightly")),
+        # A date, and a number of another length, are no time of CronJob's.
+        (owned("Job", "nightly-20260101", "batch/v1"), ("batch", "Job", "nightly-20260101")),
+        (owned("Job", "nightly-123", "batch/v1"), ("batch", "Job", "nightly-123")),
         ({"metadata": {"name": "bare"}}, ("", "Pod", "bare")),
         ({"metadata": {"generateName": "bare-"}}, ("", "Pod", "bare")),
     ],
 )
 def test_workloads(pod: dict[str, Any], expected: tuple[str, str, str]) -> None:
     assert workload_of(pod) == WorkloadRef(*expected)
+
+
+MODELS = CustomOwnerGroup(name="models", owner=OwnerKind(group="acme.io", kind="ModelServer"))
+BY_TEAM = CustomOwnerGroup(name="teams", by_labels=["team", "model"])
+CHAT = CustomOwnerGroup(name="chat", match_labels={"app": "chat"}, by_labels=None)
+
+
+@pytest.mark.parametrize(
+    ("pod", "groups", "expected"),
+    [
+        (owned("ReplicaSet", "l-5", **{"pod-template-hash": "5"}), [MODELS], ("acme.io", "ModelServer", "llama")),
+        (owned("ReplicaSet", "l-5"), [MODELS], ("apps", "ReplicaSet", "l-5")),
+        (owned("ModelServer", "own", "acme.io/v2"), [MODELS], ("acme.io", "ModelServer", "own")),
+        (owned("StatefulSet", "s", team="a", model="m"), [BY_TEAM], ("vllm-rightsizer.io", "OwnerGroup", "teams.a.m")),
+        (owned("StatefulSet", "s", team="a"), [BY_TEAM], ("apps", "StatefulSet", "s")),
+        (owned("StatefulSet", "s", app="chat"), [MODELS, CHAT], ("vllm-rightsizer.io", "OwnerGroup", "chat")),
+        (owned("StatefulSet", "s", app="chat", team="a", model="m"), [CHAT, BY_TEAM], (*GROUPED, "chat")),
+        (owned("StatefulSet", "s", app="chat", team="a", model="m"), [BY_TEAM, CHAT], (*GROUPED, "teams.a.m")),
+        (owned("StatefulSet", "circle"), [MODELS], ("apps", "StatefulSet", "circle")),
+    ],
+)
+def test_the_users_own_groups(
+    pod: dict[str, Any], groups: list[CustomOwnerGroup], expected: tuple[str, str, str]
+) -> None:
+    owners = {
+        WorkloadRef("apps", "Deployment", "l"): [WorkloadRef("acme.io", "ModelServer", "llama")],
+        WorkloadRef("apps", "StatefulSet", "circle"): [WorkloadRef("apps", "StatefulSet", "circle")],
+    }
+    assert workload_of(pod, groups, lambda ref: owners.get(ref, [])) == WorkloadRef(*expected)
+
+
+def test_an_owner_that_is_no_controller_counts() -> None:
+    pod = owned("StatefulSet", "s")
+    pod["metadata"]["ownerReferences"].append({"apiVersion": "acme.io/v1", "kind": "ModelServer", "name": "m"})
+    assert workload_of(pod, [MODELS]) == WorkloadRef("acme.io", "ModelServer", "m")
+    assert workload_of(pod) == WorkloadRef("apps", "StatefulSet", "s")
 
 
 def test_recommendation_names() -> None:
@@ -97,6 +141,8 @@ def edited(**container: Any) -> dict[str, Any]:
         ),
         edited(resources={"requests": {"nvidia.com/gpu": "1", "memory": "1Gi"}}),
         edited(volumeMounts=[{"name": "x"}]),
+        edited(args=["--model", "llama", "--", "--gpu-memory-utilization=0.5"]),
+        edited(env=[*POD["spec"]["containers"][0]["env"], {"name": "HF_TOKEN", "value": "x"}]),
     ],
 )
 def test_what_we_do_to_a_pod_keeps_its_fingerprint(pod: dict[str, Any]) -> None:
@@ -111,12 +157,55 @@ def test_what_we_do_to_a_pod_keeps_its_fingerprint(pod: dict[str, Any]) -> None:
         edited(args=["--model", "llama", "--max-model-len=4096"]),
         edited(env=[{"name": "VLLM_USE_V1", "value": "0"}]),
         edited(resources={"limits": {"nvidia.com/gpu": 2}}),
-        {**POD, "metadata": {"labels": {"leaderworkerset.sigs.k8s.io/size": "2"}}},
+        edited(resources={"limits": {"nvidia.com/gpu": 1, "nvidia.com/gpumem": 9000}}),
+        edited(env=[*POD["spec"]["containers"][0]["env"], {"name": "NIM_MODEL_NAME", "value": "x"}]),
+        edited(env=[*POD["spec"]["containers"][0]["env"], {"name": "MODEL_ID", "value": "x"}]),
+        {**POD, "metadata": {"annotations": {"gpu-memory": "9000"}}},
+        {**POD, "metadata": {"labels": {"leaderworkerset.sigs.k8s.io/template-revision-hash": "2"}}},
+        {**POD, "metadata": {"annotations": {"leaderworkerset.sigs.k8s.io/size": "2"}}},
         {**POD, "spec": {**POD["spec"], "nodeSelector": {"nvidia.com/gpu.product": "A100"}}},
     ],
 )
 def test_what_makes_another_fingerprint(pod: dict[str, Any]) -> None:
     assert fingerprint(pod, "vllm") != fingerprint(POD, "vllm")
+
+
+@pytest.mark.parametrize("reference", ["$(WHAT)", "$WHAT", "${WHAT:-llama}"])
+def test_a_variable_that_the_arguments_refer_to_counts(reference: str) -> None:
+    """A rollout may change the model there alone."""
+
+    def printed(**entry: Any) -> str:
+        return fingerprint(edited(args=["--model", reference], env=[{"name": "WHAT", **entry}]), "vllm")
+
+    source = {"configMapKeyRef": {"name": "c", "key": "k"}}
+    assert len({printed(value="a"), printed(value="b"), printed(valueFrom=source), printed()}) == 4
+    assert printed() == printed(value="")
+
+
+def test_plugins_without_ours() -> None:
+    def printed(*env: dict[str, Any]) -> str:
+        return fingerprint(edited(env=list(env)), "vllm")
+
+    name = "VLLM_PLUGINS"
+    assert printed({"name": name}) == printed({"name": name, "value": "vllm_rightsizer"})
+    assert printed({"name": name, "value": "a"}) == printed({"name": name, "value": "a,vllm_rightsizer"})
+    assert printed({"name": name, "value": "a"}) != printed({"name": name, "value": "b"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (["--model=m"], ["+ --a=1", "+ B=2", "+ c: 3"]),
+        (["--model=m", "--gpu-mem=0.9"], ["- --gpu-mem=0.9", "+ --a=1", "+ B=2", "+ c: 3"]),
+        (
+            ["--gpu_memory_utilization", "0.9", "--kv-cache-memory-bytes", "1G", "m"],
+            ["- --gpu_memory_utilization 0.9", "- --kv-cache-memory-bytes 1G", "+ --a=1", "+ B=2", "+ c: 3"],
+        ),
+        (["m", "--gpu-memory-utilization"], ["- --gpu-memory-utilization", "+ --a=1", "+ B=2", "+ c: 3"]),
+    ],
+)
+def test_what_a_size_changes(arguments: list[str], lines: list[str]) -> None:
+    assert size_diff(arguments, ["--a=1"], [("B", "2")], ["c: 3"]) == lines
 
 
 def test_containers_by_name() -> None:
@@ -152,7 +241,10 @@ def test_products_that_pin() -> None:
         ("--kv-cache-mem", "--kv-cache-memory-bytes"),
         ("--kv-cache-dtype=fp8", None),
         ("--kv-cache", None),
-        ("--gp", None),
+        ("--gp", "--gpu-memory-utilization"),
+        ("--g", None),
+        ("--kv-cache-me", "--kv-cache-memory-bytes"),
+        ("--kv-cache-metrics", None),
         ("gpu-memory-utilization", None),
         ("--", None),
     ],

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from evaluated import (
+    FINGERPRINT,
+    HOUR,
+    NOW,
+    OBSERVED,
+    ON,
+    OWN,
+    W,
+    after_restart,
+    applied_engine,
+    pod,
+    recommend,
+    shown,
+    state,
+    target_of,
+    traffic,
+)
 from synthetic import BLOCK_BYTES, KEY, GiB, facts, series
 
 from recommender.api.automation import Automation
@@ -19,79 +34,13 @@ from recommender.api.recommendations import (
     PLUGIN_REPORTING,
     RECOMMENDED,
     VERIFIED,
-    Target,
-    VLLMRecommendation,
 )
-from recommender.discovery import Pod
 from recommender.evaluation import evaluate
 from recommender.intervals import Series
 from recommender.resolution import ResolvedPolicy
-from recommender.samples import EngineFacts
 from recommender.standings import Standing
 from recommender.targets import utilization_of
 from recommender.workload_states import PodReport, WorkloadState
-
-HOUR = 3600.0
-W = 48 * HOUR
-NOW = 1_000_000 * W / 96
-FINGERPRINT = "f" * 16
-OWN = facts(blocks=4096)
-ON = Automation(False, True, "AutomatedNamespace", "default", "default", False)
-
-
-def pod(
-    name: str = "llama-0",
-    applied: bool = False,
-    ready: bool = True,
-    age: float = W,
-    failure: str | None = None,
-    fingerprint: str = FINGERPRINT,
-) -> Pod:
-    address = ("127.0.0.1", 1)
-    return Pod(KEY, name, "", fingerprint, address, NOW - age, ready, applied, failure, {})
-
-
-def state(
-    *reports: PodReport,
-    previous: VLLMRecommendation | None = None,
-    policy: ResolvedPolicy | None = None,
-    automation: Automation = ON,
-    **spec: Any,
-) -> WorkloadState:
-    resolved = policy or ResolvedPolicy("default", PolicySpec.model_validate(spec))
-    owner = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": KEY.workload.name, "uid": "d-1"}}
-    return WorkloadState(KEY, reports or (PodReport(pod(), (OWN,)),), automation, resolved, previous, owner)
-
-
-def traffic(intervals: int = 96, deepest: int = 1200, lookups: int = 60) -> list[list[int | None]]:
-    draw = random.Random(1)
-    return [
-        [None if draw.random() < 0.25 else draw.randrange(deepest) for _ in range(lookups)] for _ in range(intervals)
-    ]
-
-
-OBSERVED = (series(traffic(), W, NOW),)
-
-
-def recommend(
-    of: WorkloadState, observed: Sequence[Series] = OBSERVED, candidates: tuple[int, ...] = (), now: float = NOW
-) -> VLLMRecommendation:
-    found = evaluate(of, observed, candidates, now).recommendation
-    # As it comes back from the API server.
-    return VLLMRecommendation.from_json(found.to_json())
-
-
-def target_of(recommendation: VLLMRecommendation) -> Target:
-    assert recommendation.status.target is not None
-    return recommendation.status.target
-
-
-def shown(recommendation: VLLMRecommendation, type_: str) -> tuple[str, str]:
-    condition = recommendation.condition(type_)
-    assert condition is not None
-    assert condition.message
-    return condition.status, condition.reason
-
 
 # --- The object ---------------------------------------------------------------------------------------------------
 
@@ -175,17 +124,6 @@ def test_ranks_of_different_size_are_served_by_one_flag() -> None:
 
 
 # --- Stability ----------------------------------------------------------------------------------------------------
-
-
-def after_restart(first: VLLMRecommendation, rounds: int = 1) -> tuple[WorkloadState, tuple[Series, ...]]:
-    """The pods run with what was recommended; the history has both."""
-    small = facts(blocks=target_of(first).kv_blocks)
-    reports = (PodReport(pod("llama-1", applied=True, age=W / 2), (small,)),)
-    observed = (
-        series(traffic(48), W, NOW - W / 2),
-        series(traffic(48), W, NOW, engine=small, pod="llama-1"),
-    )
-    return state(*reports, previous=first), observed if rounds == 1 else observed[1:]
 
 
 def test_nothing_changes_once_the_pods_run_with_it() -> None:
@@ -325,132 +263,6 @@ def test_who_reports(reports: list[PodReport], expected: tuple[str, str]) -> Non
 )
 def test_why_nothing_is_applied(automation: Automation, spec: dict[str, Any], reason: str) -> None:
     assert shown(recommend(state(automation=automation, **spec)), APPLIED) == ("False", reason)
-
-
-def judged(
-    report: PodReport, observed: tuple[Series, ...], first: VLLMRecommendation, **spec: Any
-) -> VLLMRecommendation:
-    return recommend(state(report, previous=first, **spec), observed, (target_of(first).kv_bytes,))
-
-
-def applied_engine(first: VLLMRecommendation) -> EngineFacts:
-    return facts(blocks=target_of(first).kv_blocks)
-
-
-def test_a_pod_settles_before_it_is_judged() -> None:
-    first = recommend(state())
-    small = applied_engine(first)
-    report = PodReport(pod("llama-1", applied=True, age=600), (small,))
-    found = judged(report, (*OBSERVED, series(traffic(1), W, NOW, engine=small, pod="llama-1")), first)
-    assert shown(found, VERIFIED) == ("Unknown", "Settling")
-    starting = replace(report, pod=replace(report.pod, ready=False))
-    assert shown(judged(starting, OBSERVED, first), VERIFIED) == ("Unknown", "Starting")
-
-
-def test_a_pod_that_never_starts_withdraws_the_recommendation() -> None:
-    first = recommend(state())
-    failed = PodReport(
-        pod("llama-1", applied=True, ready=False, age=60, failure="exit code 1: no room"), fault="refused"
-    )
-    found = judged(failed, OBSERVED, first)
-    assert shown(found, VERIFIED) == ("False", "StartFailed")
-    assert shown(found, DEGRADED) == ("True", "StartFailed")
-    assert shown(found, RECOMMENDED) == ("False", "Withdrawn")
-    assert found.status.target is None
-    # The pod is gone; for a sixth of the window nothing is tried again.
-    sooner = recommend(state(previous=found), now=NOW + W / 6 - 60)
-    assert sooner.status.target is None
-    later = recommend(state(previous=sooner), now=NOW + W / 6 + 60)
-    assert shown(later, DEGRADED) == ("False", "NoFailure")
-    assert later.status.target is not None
-
-
-def test_a_pod_that_is_not_ready_in_time() -> None:
-    first = recommend(state())
-    late = PodReport(pod("llama-1", applied=True, ready=False, age=1900), fault="refused")
-    assert shown(judged(late, OBSERVED, first), VERIFIED) == ("False", "NotReady")
-
-
-def test_preemptions_while_it_settles() -> None:
-    first = recommend(state())
-    small = applied_engine(first)
-    report = PodReport(pod("llama-1", applied=True, age=1500), (small,))
-    observed = (*OBSERVED, series(traffic(1), W, NOW, engine=small, pod="llama-1", preemptions=2))
-    assert shown(judged(report, observed, first), VERIFIED) == ("False", "Preempted")
-
-
-def test_a_hit_rate_below_the_predicted_one() -> None:
-    first = recommend(state())
-    small = applied_engine(first)
-    report = PodReport(pod("llama-1", applied=True, age=3600), (small,))
-    seen = series(traffic(2), W, NOW, engine=small, pod="llama-1")
-    worse = replace(seen, intervals=tuple(replace(one, hit_tokens=one.hit_tokens // 2) for one in seen.intervals))
-    assert shown(judged(report, (*OBSERVED, seen), first), VERIFIED) == ("True", "AsPredicted")
-    found = judged(report, (*OBSERVED, worse), first)
-    assert shown(found, VERIFIED) == ("False", "HitRateLost")
-    assert found.status.target is None
-
-
-def test_a_pod_that_served_and_is_unready_now_withdraws_nothing() -> None:
-    """A rolling restart, a drain, a readiness probe that fails once: the size is not to blame."""
-    first = recommend(state())
-    small = applied_engine(first)
-    gone = PodReport(pod("llama-1", applied=True, ready=False, age=3600), fault="no page")
-    observed = (*OBSERVED, series(traffic(2), W, NOW, engine=small, pod="llama-1"))
-    found = judged(gone, observed, first)
-    assert shown(found, VERIFIED) == ("True", "AsPredicted")
-    assert found.status.target is not None
-
-
-def test_a_pod_whose_engine_runs_is_no_failed_start() -> None:
-    """Its first interval is not over; a model that takes longer to load than the time allowed."""
-    first = recommend(state())
-    slow = PodReport(pod("llama-1", applied=True, ready=False, age=1900), (applied_engine(first),))
-    assert shown(judged(slow, OBSERVED, first), VERIFIED) == ("Unknown", "Starting")
-
-
-@pytest.mark.parametrize("seen", ["nothing", "no lookups"])
-def test_nothing_observed_is_nothing_verified(seen: str) -> None:
-    first = recommend(state())
-    small = applied_engine(first)
-    own = series([[], []], W, NOW, engine=small, pod="llama-1")
-    if seen == "nothing":
-        own = replace(own, intervals=())
-    report = PodReport(pod("llama-1", applied=True, age=3600), (small,))
-    assert shown(judged(report, (*OBSERVED, own), first), VERIFIED) == ("Unknown", "NothingObserved")
-
-
-def test_what_was_verified_stays_so_when_the_window_has_forgotten_it() -> None:
-    first = recommend(state())
-    later, observed = after_restart(first)
-    verified = recommend(later, observed, (target_of(first).kv_bytes,))
-    assert shown(verified, VERIFIED)[0] == "True"
-    small = applied_engine(first)
-    old = PodReport(pod("llama-1", applied=True, age=2 * W), (small,))
-    observed = (series(traffic(), W, NOW, engine=small, pod="llama-1"),)
-    assert shown(judged(old, observed, verified), VERIFIED)[0] == "True"
-    assert shown(judged(old, observed, first), VERIFIED)[0] == "Unknown"
-
-
-def test_intervals_longer_than_the_settling_time() -> None:
-    """A window of a fortnight: one interval is 3.5 hours, and still the pod is judged."""
-    first = recommend(state())
-    small = applied_engine(first)
-    report = PodReport(pod("llama-1", applied=True, age=20 * HOUR), (small,))
-    own = series(traffic(10), 7 * W, NOW, engine=small, pod="llama-1")
-    found = recommend(state(report, previous=first, observationWindow="336h"), (own,))
-    assert shown(found, VERIFIED) == ("True", "AsPredicted")
-
-
-def test_degraded_stays_while_the_policy_is_away() -> None:
-    first = recommend(state())
-    late = PodReport(pod("llama-1", applied=True, ready=False, age=1900), fault="refused")
-    found = judged(late, OBSERVED, first)
-    away = recommend(state(previous=found, policy=ResolvedPolicy("gone", None, "gone", True)), now=NOW + 60)
-    assert shown(away, DEGRADED) == ("True", "NotReady")
-    back = recommend(state(previous=away), now=NOW + 120)
-    assert shown(back, DEGRADED) == ("True", "NotReady")
-    assert back.status.target is None
 
 
 @pytest.mark.parametrize("lookups", [60, 45])

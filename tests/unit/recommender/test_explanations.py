@@ -7,8 +7,8 @@ import random
 from pathlib import Path
 
 import pytest
+from evaluated import pod
 from synthetic import BLOCK_BYTES, KEY, cluster_objects, facts, policy_object, series
-from test_evaluation import pod
 
 from recommender.api.automation import Automation
 from recommender.api.object_store import FileObjectStore

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic import KEY
 
+from recommender import scraping
+from recommender.discovery import Pod
 from recommender.exposition import parse_page
 from recommender.samples import RefusedSampleError
+from vllm_plugin import names
 from vllm_plugin.estimator import ReuseEstimator
+from vllm_plugin.exporter import Exporter
 from vllm_plugin.page import render
 
 BLOCK_BYTES, BLOCK_TOKENS, BLOCKS = 1 << 20, 16, 1000
@@ -95,3 +102,25 @@ def test_before_the_worker_reports_nothing_is_believed() -> None:
     """The pool is known, the weights are not: a size without them would be wrong."""
     with pytest.raises(RefusedSampleError, match="model_weights_bytes"):
         parse_page(render([snapshot(observed(), workers=0)]))
+
+
+async def test_the_scraper_asks_for_the_compact_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv(names.ENV_PORT, str(port))
+    monkeypatch.setenv(names.ENV_DIR, str(tmp_path))
+    pages: list[str] = []
+    monkeypatch.setattr(scraping, "parse_page", lambda text: pages.append(text) or parse_page(text))
+    exporter = Exporter(lambda: snapshot(observed(), workers=2))
+    exporter.tick()
+    try:
+        async with scraping.Scraper() as scraper:
+            (found,) = await scraper.scrape(
+                [Pod(KEY, "a", "u", "f" * 16, ("127.0.0.1", port), 0.0, True, False, None, {})]
+            )
+    finally:
+        exporter._step_down()
+    assert found.sample == parse_page(render([snapshot(observed(), workers=2)]))
+    assert len(pages) == 1
+    assert pages[0].startswith("[")

@@ -1,0 +1,118 @@
+"""A size that may grow during the judged day: the recommender's rounds with a loss budget, each growth a restart.
+
+At each interval's end the recommender sees what the plugin has exported until then, at the pools that really ran. What
+it asks for beyond today's pool starts at once, with an empty cache, if the loss budget or requests that had to wait
+make it urgent; everything else waits for a later day.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.plugin_replay import PluginReplay
+from bench.referee import Referee, Verdict
+from recommender import bounds
+from recommender.api.policies import PolicySpec
+from recommender.api.recommendations import Bound, RecommendationStatus
+from recommender.api.workloads import WorkloadRef
+from recommender.evaluation import Assessment, assess, loss_budget_status
+from recommender.intervals import INTERVALS_PER_WINDOW, Interval, Series, interval_seconds
+from recommender.keys import SeriesKey, WorkloadKey
+from recommender.recommending import scrape_period
+from recommender.recording import Recorder
+from recommender.targets import target_of
+from recommender.windows import ROLLING_PARTS, Window
+
+_REMEMBERED = INTERVALS_PER_WINDOW // ROLLING_PARTS
+"""Evaluations in W/6."""
+
+WORKLOAD = WorkloadKey("bench", WorkloadRef("apps", "Deployment", "judged"), "vllm")
+
+
+def observed(replay: PluginReplay, pod: str, policy: PolicySpec, until: float) -> Series:
+    """What the recommender has stored at `until` of a pod that ran with one pool all the time."""
+    key = SeriesKey(WORKLOAD, "", pod, "", "0")
+    window = policy.observation_window_seconds
+    period = scrape_period([window])
+    recorder = Recorder(lambda _: None)
+    intervals: list[Interval] = []
+    for at, sample in replay.samples(period, until):
+        intervals += (closed.interval for closed in recorder.closed(at))
+        recorder.take(key, sample, at, window, period)
+    intervals += (closed.interval for closed in recorder.closed(until))
+    return Series(key, replay.facts, tuple(intervals))
+
+
+def usable_blocks(found: Assessment, otherwise: int) -> int:
+    """What a recommendation leaves to requests: the pool minus its null block. Without one the pool stays."""
+    if found.sizing is None or found.sizing.kv_bytes is None or found.pools is None:
+        return otherwise
+    return found.sizing.kv_bytes // found.pools.block_bytes - 1
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the judge says of a sequence of sizes; the verdict's blocks are their average over the judged time."""
+
+    first: int
+    restarts: int
+    verdict: Verdict
+
+
+def control(referee: Referee, policy: PolicySpec) -> Judged:
+    """Recommend at the end of what may be seen, then watch the judged part."""
+    workload, default = referee.workload, referee.default_blocks
+    begin, end = float(workload.observe), float(workload.t[-1]) + 1
+    slot = interval_seconds(policy.observation_window_seconds)
+    seen = [observed(PluginReplay(workload, referee.run(default)), "judged-0", policy, begin)]
+    own = (default + 1) * seen[0].facts.block_bytes
+    stands = RecommendationStatus(bounds=[Bound(name=bounds.POOL, kv_bytes=own, message="")])
+    candidates: list[int] = []
+    changes: list[tuple[float, int]] = []
+    running: Series | None = None
+    now = begin
+    while now < end:
+        series = [*seen, _between(running, begin, now)] if running else seen
+        facts = series[-1].facts
+        found = assess(policy, series, (facts,), stands, tuple(candidates[-_REMEMBERED:]), now)
+        sizing, pools = found.sizing, found.pools
+        if sizing is not None and pools is not None:
+            if sizing.candidate_bytes is not None:
+                candidates.append(sizing.candidate_bytes)
+            stands = stands.model_copy(
+                update={
+                    "target": target_of(sizing, pools, found.engines),
+                    "loss_budget": loss_budget_status(sizing.spending) if sizing.spending else stands.loss_budget,
+                }
+            )
+        wanted = min(usable_blocks(found, default), default)
+        if not changes or (_urgent(found, running, begin, now) and wanted > changes[-1][1]):
+            if running is not None:
+                seen.append(_between(running, begin, now))
+            changes.append((now, wanted))
+            running = _run(referee, policy, changes, end)
+        now += slot
+    return Judged(first=changes[0][1], restarts=len(changes) - 1, verdict=referee.verdict_of_changes(changes))
+
+
+def _urgent(found: Assessment, running: Series | None, begin: float, now: float) -> bool:
+    """A restart costs hits: it is for the budget that it keeps, or for requests that wait."""
+    if found.sizing is not None and found.sizing.spending is not None and found.sizing.spending.grow_to_bytes:
+        return True
+    today = Window.of([_between(running, begin, now)] if running else [], now, now - begin)
+    return bool(today.preemptions) or today.blocked_share > bounds.LARGEST_BLOCKED_SHARE
+
+
+def _run(referee: Referee, policy: PolicySpec, changes: list[tuple[float, int]], end: float) -> Series:
+    """The pod that starts with the last of `changes`, until the end; the first one warms up on what came before."""
+    start, blocks = changes[-1]
+    pod = f"judged-{len(changes)}"
+    if len(changes) == 1:
+        return observed(PluginReplay(referee.workload, referee.run(blocks)), pod, policy, end)
+    piece = referee.part(start, end)
+    return observed(PluginReplay(piece, referee.simulate(piece, blocks)), pod, policy, end)
+
+
+def _between(series: Series, begin: float, now: float) -> Series:
+    kept = tuple(it for it in series.intervals if it.start >= begin - 1 and it.end <= now + 1)
+    return Series(series.key, series.facts, kept)
