@@ -8,11 +8,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV = uv=$$(PYTHON=$(PYTHON) .ci/uv) && "$$uv"
 OUTPUT ?= build
+TEST_PROGRAMS := etcd kube-apiserver kube-controller-manager prometheus promtool
 
-.PHONY: help venv demo test check lint unit fuzz lock wheels clean
+.PHONY: help venv demo test check lint e2e unit fuzz bench-webhook bench-plugin soak crds matrix lock wheels bench-gpu clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: .venv/.ready ## the environment that every other target uses: real vLLM on the CPU, tools, this project
 
@@ -26,8 +27,14 @@ venv: .venv/.ready ## the environment that every other target uses: real vLLM on
 demo: venv ## the whole loop on a real vLLM: measure, recommend, rewrite, measure again
 	@$(BIN)/vllm-rightsizer demo --output $(OUTPUT)
 
-test: venv ## every test, those on a real vLLM too
-	@$(BIN)/pytest
+test: venv ## every test, those on a real vLLM and a real API server too
+	@mkdir -p build
+	@# The API server is built beside the first tests; those that need it come last, and wait for it.
+	@$(PYTHON) .ci/binaries $(TEST_PROGRAMS) > build/programs.log 2>&1 &
+	@$(BIN)/pytest -m "not e2e"
+
+e2e: venv ## the tests that need more programs: the first time they are built, which takes ten minutes
+	@$(BIN)/pytest -m e2e
 
 check: lint unit ## before each commit: lint, types, import contract, unit tests
 
@@ -38,10 +45,26 @@ lint: venv
 	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n 8
 
 unit: venv
-	@$(BIN)/pytest --quiet --numprocesses 2 -m "not engine and not demo"
+	@$(BIN)/pytest --quiet --numprocesses 2 -m "not engine and not demo and not cluster"
 
 fuzz: venv ## the property tests with new draws
-	@$(BIN)/pytest --quiet --numprocesses 2 -m "not engine and not demo" --hypothesis-profile default tests/unit
+	@$(BIN)/pytest --quiet --numprocesses 2 -m "not engine and not demo and not cluster" --hypothesis-profile default tests/unit
+
+bench-webhook: venv ## what the webhook costs, on a real API server and beside the VPA's
+	@$(BIN)/python -m bench.webhook --json
+
+bench-plugin: venv ## what the plugin gets right and what it costs; JUDGE=…/kvsim.py: also against that simulator
+	@missed=0; $(BIN)/python -m bench.plugin --json $(if $(JUDGE),--judge $(JUDGE)) || missed=1; \
+	$(BIN)/python -m bench.scrape --json || missed=1; exit $$missed
+
+soak: venv ## 200,000 requests through the real scheduler: the plugin's memory stays flat
+	@$(BIN)/python -m bench.soak --json
+
+crds: venv ## deploy/crds, from the types in recommender/api
+	@$(BIN)/vllm-rightsizer crds --folder deploy/crds
+
+matrix: venv ## the plugin on vLLM releases, all that can be had or those in RELEASES: docs/compatibility.md
+	@$(BIN)/python -m bench.matrix $(RELEASES)
 
 lock: ## compile requirements-dev.txt from pyproject.toml, without any registry's address
 	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-index-url --no-annotate \
@@ -52,6 +75,9 @@ wheels: ## both wheels, into dist/
 	@$(UV) build --quiet --wheel --out-dir dist vllm_plugin
 	@$(UV) build --quiet --wheel --out-dir dist .
 	@ls dist
+
+bench-gpu: ## bytes, override and speed on an NVIDIA card, with the vLLM of PYTHON (pip install vllm)
+	@$(PYTHON) -m bench.gpu --json
 
 clean: ## what the targets made, the environment included
 	rm -rf .venv build dist

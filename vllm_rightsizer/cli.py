@@ -29,6 +29,7 @@ class Injection(StrEnum):
 
     CONFIG_MAP = "config-map"
     INIT_CONTAINER = "init-container"
+    IMAGE_VOLUME = "image-volume"
 
 
 class ManifestOutput(StrEnum):
@@ -63,20 +64,59 @@ def options(
 
 @app.command()
 def webhook(
-    objects: Objects,
-    tls_dir: Annotated[Path, typer.Option(help="Folder of the certificates; made there where there are none.")],
+    objects: Annotated[
+        Path | None, typer.Option(help="Folder in which the objects lie, where there is no API server.")
+    ] = None,
+    tls_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the certificates. With --objects they are made there; in a cluster cert-manager fills it, "
+            "and without it they are kept in a Secret."
+        ),
+    ] = None,
     host: Host = "127.0.0.1",
     port: Port = 8443,
     injection: Annotated[Injection, typer.Option(help="How the plugin comes into a pod.")] = Injection.CONFIG_MAP,
     injector_image: Annotated[str | None, typer.Option(help="Image that carries the plugin's wheel.")] = None,
+    init_cpu: Annotated[str, typer.Option(help="CPU that the init container asks for.")] = "100m",
+    init_memory: Annotated[str, typer.Option(help="Memory that the init container asks for.")] = "64Mi",
     plugin_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of the plugin's metrics in the pods.")
     ] = DEFAULT_PORT,
+    kubeconfig: Annotated[
+        Path | None, typer.Option(help="How the API server is reached; without it, by the pod's service account.")
+    ] = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Of the Service and the Secret; by default the pod's own.")
+    ] = None,
+    service: Annotated[str, typer.Option(help="Service by which the API server calls.")] = "vllm-rightsizer-webhook",
+    configuration: Annotated[str, typer.Option(help="Name of the MutatingWebhookConfiguration.")] = "vllm-rightsizer",
+    tls_secret: Annotated[str, typer.Option(help="Secret of the certificates.")] = "vllm-rightsizer-webhook-tls",
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, help="For so long reviews are still answered after SIGTERM, in a cluster.")
+    ] = 10.0,
 ) -> None:
     """Run the admission webhook, which starts vLLM pods with what was recommended."""
-    from vllm_rightsizer.servers import run_webhook
+    from vllm_rightsizer.servers import own_namespace, run_webhook
 
-    run_webhook(objects, tls_dir, host, port, injection.value, injector_image, plugin_port)
+    run_webhook(
+        {"objects": objects, "tls_dir": tls_dir, "host": host, "port": port},
+        {
+            "way": injection.value,
+            "injector_image": injector_image,
+            "plugin_port": plugin_port,
+            "init_cpu": init_cpu,
+            "init_memory": init_memory,
+        },
+        {
+            "kubeconfig": kubeconfig,
+            "namespace": namespace or own_namespace(),
+            "service": service,
+            "configuration": configuration,
+            "tls_secret": tls_secret,
+            "drain_seconds": drain_seconds,
+        },
+    )
 
 
 @app.command()
@@ -161,6 +201,40 @@ def explain(
     from vllm_rightsizer.explaining import print_explanation
 
     print_explanation(objects, history, namespace, name, as_json=output is ExplanationOutput.JSON)
+
+
+@app.command("what-if")
+def what_if(
+    objects: Objects,
+    history: Annotated[Path, typer.Option(help="File in which the recommender keeps its measurements.")],
+    name: Annotated[str | None, typer.Argument(help="Name of a workload; without it, all.")] = None,
+    policy: Annotated[str | None, typer.Option(help="VLLMPolicy to try; without it, each workload's own.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Field to change in it, such as hitRateLoss.points=2; repeatable.")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only there; without it, all.")] = None,
+    output: Annotated[
+        ExplanationOutput, typer.Option("--output", "-o", help="What to print.")
+    ] = ExplanationOutput.TEXT,
+) -> None:
+    """Show what another policy would recommend, and how the window seen would have gone with it."""
+    from vllm_rightsizer.what_if import print_what_if
+
+    as_json = output is ExplanationOutput.JSON
+    print_what_if(objects, history, policy, settings or [], namespace, name, as_json=as_json)
+
+
+@app.command()
+def crds(
+    folder: Annotated[Path | None, typer.Option(help="Write one file a kind there, and print nothing.")] = None,
+) -> None:
+    """Print the custom resource definitions of this version, for `kubectl apply --server-side -f -`."""
+    from vllm_rightsizer.definitions import as_yaml, write_files
+
+    if folder is None:
+        sys.stdout.write(as_yaml())
+    else:
+        write_files(folder)
 
 
 def _rounded_up(utilization: float) -> str:

@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from vllm_rightsizer.errors import UsageError, UserError, require_folder
 
+_SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
-def run_webhook(
-    objects: Path,
-    tls_dir: Path,
-    host: str,
-    port: int,
-    injection: str,
-    injector_image: str | None,
-    plugin_port: int,
-) -> None:
-    """Serve until a signal ends it."""
+
+def own_namespace() -> str:
+    """The namespace of the pod that this runs in; outside of a pod the one that the chart proposes."""
+    try:
+        return _SERVICE_ACCOUNT_NAMESPACE.read_text().strip()
+    except OSError:
+        return "vllm-rightsizer"
+
+
+def run_webhook(listening: dict[str, Any], injecting: dict[str, Any], cluster: dict[str, Any]) -> None:
+    """Serve until a signal ends it. The three are fields of `WebhookSettings`, and of what is in it."""
+    from recommender.api.apiserver.connection import CredentialsError
     from recommender.api.listening import ListenError
     from webhook.server import serve
-    from webhook.settings import WebhookSettings
+    from webhook.settings import ClusterSettings, InjectionSettings, WebhookSettings
 
-    settings = WebhookSettings(
-        objects=objects,
-        tls_dir=tls_dir,
-        host=host,
-        port=port,
-        injection="init-container" if injection == "init-container" else "config-map",
-        injector_image=injector_image,
-        plugin_port=plugin_port,
-    )
     try:
-        _ = settings.injecting
+        settings = WebhookSettings(
+            **listening, injecting=InjectionSettings(**injecting), cluster=ClusterSettings(**cluster)
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    require_folder(objects)
+    if settings.objects is not None:
+        require_folder(settings.objects)
     try:
         serve(settings)
-    except ListenError as error:
+    except (CredentialsError, ListenError) as error:
         raise UserError(str(error)) from error
 
 

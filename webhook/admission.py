@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from recommender.api.workloads import workload_of
 from webhook.changes import change_pod
+from webhook.choices import choose, only_shown
 from webhook.detection import Engine, detect
 from webhook.injection import refusal
 from webhook.knowledge import Knowledge
@@ -15,7 +16,6 @@ from webhook.patches import Patch, Raw
 from webhook.records import applied, record
 from webhook.reviews import Outcome, Reason, answer, uid_of
 from webhook.settings import InjectionSettings
-from webhook.sizes import Sizes, Skipped, choose
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,9 @@ def _decide(review: object, knowledge: Knowledge | None, settings: InjectionSett
 
 def decide_pod(pod: Raw, namespace: str, knowledge: Knowledge, settings: InjectionSettings) -> Outcome:
     """What is done to one pod that is being created."""
-    workload = workload_of(pod)
-    automation = knowledge.automation(namespace, workload, _annotations(pod))
+    workload = knowledge.workload(namespace, pod)
+    # A group of the user's own need not be an object: what is said about a pod is said by the owners that it has.
+    automation = knowledge.automation(namespace, workload_of(pod), _annotations(pod))
     if automation.excluded:
         return Outcome(Reason.EXCLUDED, f"{workload} is excluded by annotation")
     detection = detect(pod)
@@ -77,25 +78,16 @@ def decide_pod(pod: Raw, namespace: str, knowledge: Knowledge, settings: Injecti
         message = f"the plugin is not brought in and nothing is sized: {refused}"
         return Outcome(Reason.REFUSED, message, tuple(patch.operations), (message,))
     earlier = applied(pod)
-    wanted: dict[str, Sizes | Skipped] = {
-        engine.name: choose(
-            pod,
-            engine,
-            knowledge.recommended(namespace, workload, engine.name),
-            automation,
-            earlier.get(engine.name, ()),
-        )
-        for engine in detection.engines
-    }
-    choices = wanted
-    if knowledge.only_shown(automation):
-        choices = {engine.name: _shown_only(engine, wanted[engine.name]) for engine in detection.engines}
+    wanted = choose(pod, detection.engines, namespace, workload, knowledge, automation, earlier)
+    choices = only_shown(wanted, detection.engines, earlier) if knowledge.only_shown(automation) else wanted
     change = change_pod(pod, detection.engines, choices, settings)
-    skipped = [choice for choice in choices.values() if isinstance(choice, Skipped)]
+    skipped = choices.skipped
     done = [f"{name}: {' '.join(items)}" for name, items in change.applied.items()]
+    if choices.emission is not None:
+        done.append(f"{choices.emitter}: {', '.join(choices.emission.shown)}")
     if done:
         reason = Reason.APPLIED
-    elif choices != wanted:
+    elif choices.engines != wanted.engines:
         reason = Reason.DRY_RUN
     else:
         reason = Reason.INJECTED
@@ -110,13 +102,6 @@ def decide_pod(pod: Raw, namespace: str, knowledge: Knowledge, settings: Injecti
 def refused_options(engines: Sequence[Engine]) -> list[str]:
     """What the authors of `engines` misspelt; they have to mend it, since vLLM will not start with it."""
     return [f"{engine.name}: {sentence}" for engine in engines for sentence in misspelt(engine.arguments.vector)]
-
-
-def _shown_only(engine: Engine, choice: Sizes | Skipped) -> Sizes | Skipped:
-    """In a dry run the sizes become a sentence."""
-    if isinstance(choice, Skipped):
-        return choice
-    return Skipped(f"DryRun: {engine.name} would start with {' '.join(choice.shown)}", warns=True)
 
 
 def _is_pod(request: Raw, pod: Raw) -> bool:

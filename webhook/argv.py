@@ -10,7 +10,7 @@ from recommender.api.sizing_flags import GPU_MEMORY_UTILIZATION, KV_CACHE_MEMORY
 
 NUM_GPU_BLOCKS_OVERRIDE = "--num-gpu-blocks-override"
 _SHORTEST_BLOCKS_OVERRIDE = len("--num-g")
-_TERMINATOR = "--"
+TERMINATOR = "--"
 _OPTION_IN_TEXT = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
 
 
@@ -55,28 +55,46 @@ def rewrite(
     the engine reads only that. New tokens go to `args`, also where only
     `command` is set: Kubernetes then runs both in a row, and the image's own CMD is out of play already.
     """
-    command, args = arguments.command, list(arguments.args)
-    vector = arguments.vector
-    end = len(vector)
-    if not behind_separator:
-        end = next((at for at in range(start, end) if vector[at] == _TERMINATOR), end)
+    command, args = list(arguments.command), list(arguments.args)
+    end = _end(arguments.vector, start, behind_separator)
+    if tuple(previous) != tuple(flags) or not _ends_with(arguments.vector, start, end, flags):
+        # Somebody may have added to the list since then: what we wrote is not always last.
+        _take_out(command, args, start, end, previous)
+        end = _end((*command, *args), start, behind_separator)
+    if _ends_with((*command, *args), start, end, flags):
+        return Arguments(tuple(command), tuple(args))
     if end < len(command):
         # The `--` stands in the command, so the flags have to go there too.
-        own = list(command)
-        _replace_tail(own, start, end, flags, previous)
-        return Arguments(tuple(own), arguments.args)
-    offset = len(command)
-    _replace_tail(args, max(start - offset, 0), end - offset, flags, previous)
-    return Arguments(command, tuple(args))
+        command[end:end] = flags
+    else:
+        args[end - len(command) : end - len(command)] = flags
+    return Arguments(tuple(command), tuple(args))
 
 
-def _replace_tail(tokens: list[str], start: int, end: int, flags: Sequence[str], previous: Sequence[str]) -> None:
-    for tail in (tuple(flags), tuple(previous)):
-        begin = end - len(tail)
-        if tail and begin >= start and tuple(tokens[begin:end]) == tail:
-            tokens[begin:end] = flags
-            return
-    tokens[end:end] = flags
+def _end(vector: Sequence[str], start: int, behind_separator: bool) -> int:
+    """Where vLLM's options end."""
+    if behind_separator:
+        return len(vector)
+    return next((at for at in range(start, len(vector)) if vector[at] == TERMINATOR), len(vector))
+
+
+def _ends_with(vector: Sequence[str], start: int, end: int, flags: Sequence[str]) -> bool:
+    begin = end - len(flags)
+    return begin >= start and tuple(vector[begin:end]) == tuple(flags)
+
+
+def _take_out(command: list[str], args: list[str], start: int, end: int, previous: Sequence[str]) -> None:
+    """Take the last of each of `previous` out of the two lists, between `start` and `end` of the vector."""
+    for flag in reversed(previous):
+        vector = [*command, *args]
+        at = next((at for at in range(min(end, len(vector)) - 1, start - 1, -1) if vector[at] == flag), None)
+        if at is None or (flag == TERMINATOR and at < len(vector) - 1):
+            continue
+        if at < len(command):
+            del command[at]
+        else:
+            del args[at - len(command)]
+        end -= 1
 
 
 def explicit_kv_option(tokens: Sequence[str]) -> str | None:
@@ -94,11 +112,10 @@ def explicit_kv_option(tokens: Sequence[str]) -> str | None:
 
 
 def without(tokens: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """`tokens` less the last occurrence of each of `flags`."""
+    """`tokens` less the last occurrence of each of `flags`; of a `--` only where nothing stands behind it."""
     kept = list(tokens)
-    for flag in flags:
-        for at in range(len(kept) - 1, -1, -1):
-            if kept[at] == flag:
-                del kept[at]
-                break
+    for flag in reversed(flags):
+        at = next((at for at in range(len(kept) - 1, -1, -1) if kept[at] == flag), None)
+        if at is not None and (flag != TERMINATOR or at == len(kept) - 1):
+            del kept[at]
     return kept

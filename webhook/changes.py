@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from webhook.argv import without
+from webhook.choices import Choices
 from webhook.detection import Engine
+from webhook.emitted_edits import write_emission
 from webhook.injection import add_init_container, inject
 from webhook.patches import Patch, Raw
 from webhook.records import applied, record
@@ -25,7 +28,7 @@ class Change:
 def change_pod(
     pod: Raw,
     engines: Sequence[Engine],
-    choices: Mapping[str, Sizes | Skipped],
+    choices: Choices,
     settings: InjectionSettings,
 ) -> Change:
     """Bring the plugin into `engines`, write what was chosen for each, and record it on the pod."""
@@ -34,18 +37,19 @@ def change_pod(
     earlier = applied(pod)
     done: dict[str, list[str]] = {}
     originals: dict[str, list[str]] = {}
-    skipped: list[str] = []
     for engine in engines:
-        choice = choices[engine.name]
+        choice = choices.engines[engine.name]
         if isinstance(choice, Skipped):
-            skipped.append(choice.reason)
             if engine.name in earlier:
                 # What an earlier pass applied does not hold any more, or the pod is a copy of one that was admitted.
                 write_sizes(engine, patch, Sizes(), earlier[engine.name])
             continue
-        if write_sizes(engine, patch, choice, earlier.get(engine.name, ())):
-            originals[engine.name] = list(engine.arguments.vector)
+        previous = earlier.get(engine.name, ())
+        write_sizes(engine, patch, choice, previous)
+        if choice.flags:
+            originals[engine.name] = without(engine.arguments.vector, previous)
         done[engine.name] = choice.shown
-    record(pod, patch, done, originals, skipped)
+    write_emission(pod, engines, patch, choices.emitter, choices.emission)
+    record(pod, patch, done, originals, [choice.reason for choice in choices.skipped])
     add_init_container(pod, patch, settings)
     return Change(tuple(patch.operations), done)

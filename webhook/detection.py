@@ -193,4 +193,6 @@ def _option(tokens: tuple[str, ...], name: str) -> str | None:
 
 
 def _strings(value: Any) -> tuple[str, ...]:
+    if value is not None and not isinstance(value, list):
+        raise TypeError(f"command and args are lists, not {type(value).__name__}")
     return tuple(str(item) for item in value or ())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 
 from recommender.api.automation import flag
 from recommender.api.plugin_wheel import WHEEL_FILE, plugin_map_name
@@ -12,28 +15,36 @@ from vllm_plugin.names import (
     ENTRY_POINT,
     ENV_DIR,
     ENV_DISABLED,
+    ENV_POD_UID,
     ENV_PORT,
     LABEL_INJECTED,
     METRICS_PORT_NAME,
 )
 from webhook.detection import Engine, variable
 from webhook.patches import Patch, Raw
-from webhook.settings import InjectionSettings
+from webhook.settings import InjectionSettings, InjectionWay
 
 PLUGIN_VOLUME = "vllm-rightsizer-plugin"
 RUN_VOLUME = "vllm-rightsizer-run"
 INIT_CONTAINER = "vllm-rightsizer-plugin"
 PLUGIN_FOLDER = "/var/run/vllm-rightsizer/plugin"
 RUN_FOLDER = "/var/run/vllm-rightsizer/run"
-WHEEL_PATH = f"{PLUGIN_FOLDER}/{WHEEL_FILE}"
 IMAGE_FOLDER = "/plugin"
 """Where the injector image keeps the wheel."""
+WHEEL_PATH = f"{PLUGIN_FOLDER}/{WHEEL_FILE}"
+WHEEL_PATH_IN_IMAGE = f"{PLUGIN_FOLDER}{IMAGE_FOLDER}/{WHEEL_FILE}"
+"""Where the whole image is mounted."""
 
 _SIZE_LIMIT = "16Mi"
-_INIT_AMOUNTS = {"cpu": "100m", "memory": "64Mi"}
-"""Requests and limits alike, so that a Guaranteed pod stays one; 16Mi would fall below common LimitRange minimums."""
 _INIT_USER = 65532
 _LAST_PORT = 65535
+_PORTS_OF_A_HOST = 256
+"""Among which pods on the host's network are spread."""
+_SPOKEN_PORT = re.compile(r"(?<!\d)\d{4,5}(?!\d)")
+_WAY_OF_VOLUME: Mapping[str, InjectionWay] = MappingProxyType(
+    {"configMap": "config-map", "emptyDir": "init-container", "image": "image-volume"}
+)
+_LONGEST_READ = 64 * 1024
 
 
 _NEVER_WRITABLE = frozenset(("configMap", "downwardAPI", "image", "projected", "secret"))
@@ -46,7 +57,11 @@ def refusal(pod: Raw, engines: Sequence[Engine], settings: InjectionSettings) ->
     if (spec.get("os") or {}).get("name") == "windows":
         return "the pod runs on Windows"
     names = [container.get("name") for container in spec.get("containers") or ()]
-    if settings.way == "init-container" and INIT_CONTAINER in names:
+    begun = [container.get("name") for container in spec.get("initContainers") or ()]
+    if len(names) + len(begun) > len({*names, *begun}):
+        return "two of the pod's containers have one name"
+    way = _way(pod, settings)
+    if way == "init-container" and INIT_CONTAINER in names:
         return f"the pod has a container named {INIT_CONTAINER}"
     ours = frozenset((PLUGIN_VOLUME, *_run_volumes(len(engines))))
     volumes = {volume.get("name"): volume for volume in spec.get("volumes") or ()}
@@ -63,10 +78,20 @@ def refusal(pod: Raw, engines: Sequence[Engine], settings: InjectionSettings) ->
         if blocked is not None:
             return blocked
     for name in sorted(ours & volumes.keys()):
-        kinds = {"configMap", "emptyDir"} if name == PLUGIN_VOLUME else {"emptyDir"}
+        kinds = _WAY_OF_VOLUME.keys() if name == PLUGIN_VOLUME else {"emptyDir"}
         if not kinds & volumes[name].keys():
             return f"the pod has another volume named {name}"
+    if way == "init-container" and not settings.injector_image and INIT_CONTAINER not in begun:
+        return f"the pod has another volume named {PLUGIN_VOLUME}"
     return None
+
+
+def _way(pod: Raw, settings: InjectionSettings) -> InjectionWay:
+    """How the plugin comes into `pod`: as an earlier pass began it, which may have had other settings."""
+    for volume in pod["spec"].get("volumes") or ():
+        if volume.get("name") == PLUGIN_VOLUME:
+            return next((way for kind, way in _WAY_OF_VOLUME.items() if kind in volume), settings.way)
+    return settings.way
 
 
 def _blocked_folder(engine: Engine, ours: frozenset[str], volumes: Mapping[str, Raw]) -> str | None:
@@ -91,20 +116,26 @@ def _blocked_folder(engine: Engine, ours: frozenset[str], volumes: Mapping[str, 
 def inject(pod: Raw, engines: Sequence[Engine], patch: Patch, settings: InjectionSettings) -> None:
     """Add to `patch` what brings the plugin into each of `engines`. What is there already is left alone."""
     patch.put(("metadata", "labels", LABEL_INJECTED), "true")
+    wheel = WHEEL_PATH_IN_IMAGE if _way(pod, settings) == "image-volume" else WHEEL_PATH
     volumes = {volume.get("name") for volume in pod["spec"].get("volumes") or ()}
     if PLUGIN_VOLUME not in volumes:
         patch.append(("spec", "volumes"), _plugin_volume(settings))
-    taken = _ports(pod)
+    first = _first_port(pod, settings.plugin_port)
+    unset = sum(variable(engine.container, ENV_PORT) is None for engine in engines)
+    taken = _ports(pod, first, unset) if unset else set()
     for engine, run_volume in zip(engines, _run_volumes(len(engines)), strict=True):
         if run_volume not in volumes:
             patch.append(("spec", "volumes"), {"name": run_volume, "emptyDir": {"sizeLimit": _SIZE_LIMIT}})
         _mount(engine, patch, {"name": PLUGIN_VOLUME, "mountPath": PLUGIN_FOLDER, "readOnly": True})
         _mount(engine, patch, {"name": run_volume, "mountPath": RUN_FOLDER})
-        _add_to_pythonpath(engine, patch)
+        _add_to_pythonpath(engine, patch, wheel)
         _name_plugin(engine, patch)
         if variable(engine.container, ENV_DIR) is None:
             set_variable(engine, patch, ENV_DIR, RUN_FOLDER)
-        _open_port(pod, engine, patch, settings.plugin_port, taken)
+        if variable(engine.container, ENV_POD_UID) is None:
+            own_uid = {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}
+            patch.append((*engine.path, "env"), {"name": ENV_POD_UID, "valueFrom": own_uid})
+        _open_port(pod, engine, patch, first, taken)
 
 
 def add_init_container(pod: Raw, patch: Patch, settings: InjectionSettings) -> None:
@@ -113,7 +144,7 @@ def add_init_container(pod: Raw, patch: Patch, settings: InjectionSettings) -> N
     It runs first, because vLLM may be an init container itself (a native sidecar).
     """
     existing = [container.get("name") for container in pod["spec"].get("initContainers") or ()]
-    if settings.way == "init-container" and INIT_CONTAINER not in existing:
+    if _way(pod, settings) == "init-container" and INIT_CONTAINER not in existing:
         patch.prepend(("spec", "initContainers"), _init_container(pod, settings))
 
 
@@ -145,6 +176,8 @@ def _run_volumes(count: int) -> list[str]:
 def _plugin_volume(settings: InjectionSettings) -> Raw:
     if settings.way == "init-container":
         return {"name": PLUGIN_VOLUME, "emptyDir": {"sizeLimit": _SIZE_LIMIT}}
+    if settings.way == "image-volume":
+        return {"name": PLUGIN_VOLUME, "image": {"reference": settings.injector_image, "pullPolicy": "IfNotPresent"}}
     # Optional: where the map is missing, the pod starts without the plugin.
     return {"name": PLUGIN_VOLUME, "configMap": {"name": plugin_map_name(), "optional": True}}
 
@@ -161,7 +194,7 @@ def _mount(engine: Engine, patch: Patch, mount: Raw) -> None:
         patch.append((*engine.path, "volumeMounts"), mount)
 
 
-def _add_to_pythonpath(engine: Engine, patch: Patch) -> None:
+def _add_to_pythonpath(engine: Engine, patch: Patch, wheel: str) -> None:
     entry = variable(engine.container, "PYTHONPATH")
     theirs = "" if entry is None else entry.get("value") or ""
     if entry is None and engine.container.get("envFrom"):
@@ -169,8 +202,8 @@ def _add_to_pythonpath(engine: Engine, patch: Patch) -> None:
         # reference stays as it is, a folder that does not exist.
         theirs = "$(PYTHONPATH)"
     parts = [part for part in theirs.split(":") if part]
-    if WHEEL_PATH not in parts:
-        set_variable(engine, patch, "PYTHONPATH", f"{theirs}:{WHEEL_PATH}" if theirs else WHEEL_PATH)
+    if wheel not in parts:
+        set_variable(engine, patch, "PYTHONPATH", f"{theirs}:{wheel}" if theirs else wheel)
 
 
 def _name_plugin(engine: Engine, patch: Patch) -> None:
@@ -201,10 +234,34 @@ def _open_port(pod: Raw, engine: Engine, patch: Patch, first: int, taken: set[in
         patch.append((*engine.path, "ports"), opened)
 
 
-def _ports(pod: Raw) -> set[int]:
+def _first_port(pod: Raw, first: int) -> int:
+    """The port from which on a free one is looked for. Pods on the host's network share its ports with all others
+    there: each begins at a place of its own.
+    """
+    uid = (pod.get("metadata") or {}).get("uid")
+    if not pod["spec"].get("hostNetwork") or not uid:
+        return first
+    place = int.from_bytes(hashlib.sha256(str(uid).encode()).digest()[:2], "big") % _PORTS_OF_A_HOST
+    return first + place if first + place <= _LAST_PORT else first
+
+
+def _ports(pod: Raw, first: int, wanted: int) -> set[int]:
+    """Ports that are not ours to take: those that the pod's containers declare, and whatever looks like one in their
+    arguments and variables, since vLLM may be told to serve on ours. `wanted` of them are looked for from `first` on.
+    """
     spec = pod["spec"]
-    containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
-    return {item.get("containerPort") for container in containers for item in container.get("ports") or ()}
+    declared: set[int] = set()
+    texts: list[str] = []
+    for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
+        declared.update(item.get("containerPort") for item in container.get("ports") or ())
+        texts += container.get("command") or ()
+        texts += container.get("args") or ()
+        texts += [entry.get("value") or "" for entry in container.get("env") or ()]
+    spoken = "\n".join(text[:_LONGEST_READ] for text in texts if isinstance(text, str))
+    # As a rule nobody speaks of them at all.
+    if any(str(first + at) in spoken for at in range(wanted + len(declared))):
+        declared.update(map(int, _SPOKEN_PORT.findall(spoken)))
+    return declared
 
 
 def _index(container: Raw, name: str) -> int | None:
@@ -232,5 +289,7 @@ def _init_container(pod: Raw, settings: InjectionSettings) -> Raw:
     }
     if not pod["spec"].get("resources"):
         # Resources of the whole pod decide its QoS class alone, and none of its containers may have more.
-        built["resources"] = {"requests": dict(_INIT_AMOUNTS), "limits": dict(_INIT_AMOUNTS)}
+        # Requests and limits alike, so that a Guaranteed pod stays one.
+        amounts = {"cpu": settings.init_cpu, "memory": settings.init_memory}
+        built["resources"] = {"requests": amounts, "limits": dict(amounts)}
     return built

@@ -1,13 +1,14 @@
-"""What the webhook knows: an immutable snapshot that answers every request from memory."""
+"""What the webhook knows: it answers every request from memory."""
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from recommender.api.automation import Automation, resolve_automation
+from recommender.api.automation import Automation, flag, resolve_automation
 from recommender.api.objects import InvalidObjectError
 from recommender.api.policies import (
     CLUSTER_AUTOMATION_NAME,
@@ -18,32 +19,23 @@ from recommender.api.policies import (
     VLLMPolicy,
 )
 from recommender.api.recommendations import DEGRADED, VLLMRecommendation
-from recommender.api.workloads import WorkloadRef
-from vllm_plugin.names import GROUP
+from recommender.api.workloads import WorkloadRef, workload_of
+from vllm_plugin.names import ANNOTATION_EXCLUDE
+from webhook.owners import NO_ANNOTATIONS, WORKLOAD_KINDS, Owner, OwnerKey, owner_of
 
 logger = logging.getLogger(__name__)
 
 Raw = dict[str, Any]
 T = TypeVar("T")
 
-WORKLOAD_KINDS = (
-    "Deployment",
-    "StatefulSet",
-    "DaemonSet",
-    "ReplicaSet",
-    "Job",
-    "CronJob",
-    "Rollout",
-    "LeaderWorkerSet",
-    "InferenceService",
-)
-_ANNOTATION_PREFIXES = (f"{GROUP}/", "scaleops.sh/")
-
 
 class Source(Protocol):
     """What knowledge is read from; an `ObjectStore` is one."""
 
     def list(self, kind: str, namespace: str | None = None) -> list[Raw]: ...
+
+
+RecommendationKey = tuple[str, WorkloadRef, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +52,27 @@ class Recommended:
     allocation_bytes: int
     one_gpu_size: bool
     vllm_version: str | None
-
-
-RecommendationKey = tuple[str, WorkloadRef, str]
+    largest_gpu_bytes: int = 0
+    """Of the GPUs that the workload was seen on."""
+    claim_template: str | None = None
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """Recommendations by namespace, workload and container; who automates what; what workloads say about themselves."""
+    """Recommendations by namespace, workload and container; who automates what; what owners of pods say, and who owns
+    them. The mappings may be live ones: what is read between two awaits belongs together.
+    """
 
     recommendations: Mapping[RecommendationKey, Recommended] = field(default_factory=dict)
     namespaces: Mapping[str, AutomatedNamespaceSpec] = field(default_factory=dict)
     cluster: ClusterAutomationSpec | None = None
     dry_run_policies: frozenset[str] = frozenset()
-    workload_annotations: Mapping[tuple[str, WorkloadRef], Mapping[str, str]] = field(default_factory=dict)
+    owners: Mapping[OwnerKey, Owner] = field(default_factory=dict)
+
+    def workload(self, namespace: str, pod: Raw) -> WorkloadRef:
+        """Whose pod this is: the user's owner groups come first."""
+        groups = (self.cluster.custom_owner_groups or ()) if self.cluster is not None else ()
+        return workload_of(pod, groups, lambda ref: self._owners_of(namespace, ref))
 
     def recommended(self, namespace: str, workload: WorkloadRef, container: str) -> Recommended | None:
         return self.recommendations.get((namespace, workload, container))
@@ -81,15 +80,36 @@ class Knowledge:
     def automation(self, namespace: str, workload: WorkloadRef, pod_annotations: Mapping[str, str]) -> Automation:
         """What applies to a pod of `workload`, everything that is said about it taken together."""
         return resolve_automation(
-            pod_annotations,
-            self.workload_annotations.get((namespace, workload), {}),
-            self.namespaces.get(namespace),
-            self.cluster,
+            pod_annotations, self._annotations(namespace, workload), self.namespaces.get(namespace), self.cluster
         )
 
     def only_shown(self, automation: Automation) -> bool:
         """Changes are to be shown, not made: the cluster or the workload's policy says DryRun."""
         return automation.dry_run or automation.policy in self.dry_run_policies
+
+    def _owners_of(self, namespace: str, workload: WorkloadRef) -> tuple[WorkloadRef, ...]:
+        owner = self.owners.get((namespace, workload))
+        return owner.owners if owner is not None else ()
+
+    def _annotations(self, namespace: str, workload: WorkloadRef) -> Mapping[str, str]:
+        """What the workload says, and what those above it say where it says nothing; an exclusion holds from anywhere
+        above. A Deployment that KServe made has its InferenceService above it.
+        """
+        said = self._said(namespace, workload)
+        seen, level = {workload}, self._owners_of(namespace, workload)
+        while level:
+            for ref in level:
+                above = self._said(namespace, ref)
+                if above:
+                    excluded = {ANNOTATION_EXCLUDE: "true"} if flag(above.get(ANNOTATION_EXCLUDE)) else {}
+                    said = {**above, **said, **excluded}
+            seen.update(level)
+            level = tuple(up for ref in level for up in self._owners_of(namespace, ref) if up not in seen)
+        return said
+
+    def _said(self, namespace: str, workload: WorkloadRef) -> Mapping[str, str]:
+        owner = self.owners.get((namespace, workload))
+        return owner.annotations if owner is not None else NO_ANNOTATIONS
 
 
 class KnowledgeReader:
@@ -106,15 +126,15 @@ class KnowledgeReader:
     def read(self) -> Knowledge:
         clusters = {obj.metadata.name: obj.spec for obj in self._all("ClusterAutomation", ClusterAutomation.from_json)}
         policies = self._all("VLLMPolicy", VLLMPolicy.from_json)
-        annotated = [pair for kind in WORKLOAD_KINDS for pair in self._all(kind, _annotated)]
+        owners = [owner for kind in WORKLOAD_KINDS for owner in self._all(kind, owner_of) if owner is not None]
         return Knowledge(
-            recommendations=dict(self._all("VLLMRecommendation", _recommended)),
+            recommendations=dict(self._all("VLLMRecommendation", recommended_of)),
             namespaces={
                 obj.metadata.name: obj.spec for obj in self._all("AutomatedNamespace", AutomatedNamespace.from_json)
             },
             cluster=clusters.get(CLUSTER_AUTOMATION_NAME),
             dry_run_policies=frozenset(obj.metadata.name for obj in policies if obj.spec.mode == "DryRun"),
-            workload_annotations={key: annotations for key, annotations in annotated if annotations},
+            owners=dict(owners),
         )
 
     def _all(self, kind: str, parse: Callable[[Raw], T]) -> list[T]:
@@ -147,12 +167,15 @@ class KnowledgeReader:
         logger.warning("%s %s/%s cannot be understood, %s: %s", *key, held, error)
 
 
-def _recommended(raw: Raw) -> tuple[RecommendationKey, Recommended]:
+def recommended_of(raw: Raw) -> tuple[RecommendationKey, Recommended]:
+    """What is kept of a VLLMRecommendation, and what it is for. Raises `InvalidObjectError`."""
     recommendation = VLLMRecommendation.from_json(raw)
     status, target = recommendation.status, recommendation.status.target
     degraded = recommendation.condition(DEGRADED)
     sizes = status.gpu_memory_total_bytes
     reference = recommendation.spec.target_ref
+    # Few different ones stand in thousands of objects.
+    group, kind, container = (sys.intern(text) for text in (reference.group, reference.kind, reference.container))
     value = Recommended(
         name=recommendation.metadata.name,
         fingerprint=status.fingerprint,
@@ -164,16 +187,8 @@ def _recommended(raw: Raw) -> tuple[RecommendationKey, Recommended]:
         allocation_bytes=target.allocation_bytes if target is not None else 0,
         one_gpu_size=sizes is not None and sizes.min == sizes.max,
         vllm_version=status.measured.vllm_version if status.measured is not None else None,
+        largest_gpu_bytes=sizes.max if sizes is not None else 0,
+        claim_template=status.claim_template,
     )
-    return (recommendation.metadata.namespace or "", reference.workload, reference.container), value
-
-
-def _annotated(raw: Raw) -> tuple[tuple[str, WorkloadRef], dict[str, str]]:
-    metadata = raw["metadata"]
-    group = str(raw.get("apiVersion", "")).rpartition("/")[0]
-    annotations = {
-        name: str(value)
-        for name, value in (metadata.get("annotations") or {}).items()
-        if name.startswith(_ANNOTATION_PREFIXES)
-    }
-    return (metadata.get("namespace") or "", WorkloadRef(group, raw["kind"], metadata["name"])), annotations
+    namespace = sys.intern(recommendation.metadata.namespace or "")
+    return (namespace, WorkloadRef(group, kind, reference.name), container), value

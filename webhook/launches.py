@@ -92,8 +92,7 @@ def launch_of(vector: Sequence[str], environment: Environment = _NOTHING_SET, re
     if program == "vllm":
         return _vllm(vector, 1)
     if program == RUST_FRONT_END and list(vector[1:2]) == ["serve"]:
-        # A `--` of ours would be an argument that the pod's fingerprint knows nothing of; the author's is as good.
-        return Launch(Form.ARGUMENTS, 2, behind_separator=True) if "--" in vector else HIDDEN
+        return Launch(Form.ARGUMENTS, 2, behind_separator=True)
     if PYTHON.match(program):
         return _python(vector)
     if program in SHELLS or list(vector[:2]) == ["busybox", "sh"]:

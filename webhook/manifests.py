@@ -12,6 +12,7 @@ import jsonpatch
 from recommender.api.automation import resolve_automation
 from webhook.admission import refused_options
 from webhook.changes import change_pod
+from webhook.choices import Choices
 from webhook.detection import detect
 from webhook.injection import refusal
 from webhook.patches import Raw
@@ -79,7 +80,7 @@ def _rewrite_template(
         return
     skipped += [f"{template.place}, container {sentence}" for sentence in refused_options(detection.engines)]
     sizes = {engine.name: given(engine, kv_bytes, utilization) for engine in detection.engines}
-    change = change_pod(pod, detection.engines, sizes, InjectionSettings())
+    change = change_pod(pod, detection.engines, Choices(sizes), InjectionSettings())
     changes.append(f"{template.place}: the plugin is brought in")
     changes += [f"{template.place}, container {name}: {' '.join(size.shown)}" for name, size in sizes.items()]
     operations = [

@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
 
 from vllm_plugin.names import PREFIX
 from webhook.reviews import Reason
 
 _PREFIX = f"{PREFIX}webhook_"
 _SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 2)
+_BYTES = (0, 512, 1024, 2048, 4096, 8192, 16384, 65536)
+
+
+class _Ages:
+    """A gauge whose kinds are known at each scrape only."""
+
+    def __init__(self, ages: Callable[[], Mapping[str, float]]) -> None:
+        self._ages = ages
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            _PREFIX + "knowledge_age_seconds", "Since the objects of a kind were last known to be so", labels=["kind"]
+        )
+        for kind, seconds in self._ages().items():
+            family.add_metric([kind], seconds)
+        yield family
 
 
 class Metrics:
     """The webhook's metrics, in a registry of their own so that several apps can live in one process."""
 
-    def __init__(self, age_seconds: Callable[[], float], certificate_expires: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        ages: Callable[[], Mapping[str, float]],
+        certificate_expires: Callable[[], float],
+        ready: Callable[[], bool],
+        waiting: Callable[[], int],
+    ) -> None:
         self.registry = CollectorRegistry()
         self._seconds = Histogram(
             _PREFIX + "request_seconds",
             "Time spent on one admission review, from its last byte to the answer",
             buckets=_SECONDS,
             registry=self.registry,
+        )
+        self._patch_bytes = Histogram(
+            _PREFIX + "patch_bytes", "Size of the patch of one answer", buckets=_BYTES, registry=self.registry
         )
         self._outcomes = Counter(
             _PREFIX + "outcomes", "Admission reviews by what became of them", ["reason"], registry=self.registry
@@ -32,18 +58,15 @@ class Metrics:
         self._malformed = Counter(
             _PREFIX + "malformed", "Requests that held no admission review", registry=self.registry
         )
-        age = Gauge(_PREFIX + "knowledge_age_seconds", "Since the objects were last read", registry=self.registry)
-        age.set_function(age_seconds)
-        expiry = Gauge(
-            _PREFIX + "certificate_expiry_timestamp_seconds",
-            "When the served certificate ends, in Unix time",
-            registry=self.registry,
-        )
-        expiry.set_function(certificate_expires)
+        self.registry.register(_Ages(ages))
+        self._gauge("certificate_expiry_timestamp_seconds", "When the served certificate ends", certificate_expires)
+        self._gauge("ready", "Whether this replica is ready", ready)
+        self._gauge("requests_waiting", "Requests that have come and are not answered yet", waiting)
 
-    def admitted(self, reason: Reason, seconds: float) -> None:
+    def admitted(self, reason: Reason, seconds: float, patch_bytes: int) -> None:
         self._outcomes.labels(reason.value).inc()
         self._seconds.observe(seconds)
+        self._patch_bytes.observe(patch_bytes)
 
     def malformed(self) -> None:
         self._malformed.inc()
@@ -51,3 +74,6 @@ class Metrics:
     def page(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+    def _gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
+        Gauge(_PREFIX + name, help_text, registry=self.registry).set_function(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from recommender.api.sizing_flags import without_sizing_flags
 from vllm_plugin.names import ANNOTATION_APPLIED, ANNOTATION_ORIGINAL_ARGS, ANNOTATION_SKIPPED
 from webhook.patches import Patch, Raw
 
@@ -49,12 +50,15 @@ def record(
     originals: Mapping[str, Sequence[str]],
     skipped: Sequence[str],
 ) -> None:
-    """Write what was `done` to which container, from what (`originals`, of the first pass), and what was `skipped`."""
+    """Write what was `done` to which container, from what (`originals`, without anything of ours), and what was
+    `skipped`.
+    """
     annotations = (pod.get("metadata") or {}).get("annotations") or {}
-    kept = {
-        **originals,
-        **{name: args for name, args in _by_container(pod, ANNOTATION_ORIGINAL_ARGS).items() if name in done},
-    }
+    kept = {name: args for name, args in _by_container(pod, ANNOTATION_ORIGINAL_ARGS).items() if name in done}
+    for name, original in originals.items():
+        # Others may have changed the list between two passes; our own options in it are no such change.
+        if without_sizing_flags(kept.get(name, ())) != without_sizing_flags(original):
+            kept[name] = list(original)
     written = {
         ANNOTATION_APPLIED: json.dumps(done) if done else None,
         ANNOTATION_SKIPPED: "; ".join(dict.fromkeys(skipped)) or None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from webhook.patches import Raw
 
 _VERSIONS = ("admission.k8s.io/v1", "admission.k8s.io/v1beta1")
+_UID = re.compile(rb'"request"\s*:\s*\{\s*"uid"\s*:\s*"([^"\\]{1,256})"')
+_VERSION = re.compile(rb'"apiVersion"\s*:\s*"([^"\\]{1,256})"')
 _LONGEST_WARNING = 256
 """Bytes; the API server cuts longer ones."""
 
@@ -33,6 +36,8 @@ class Reason(StrEnum):
     NOT_CREATE = "not-create"
     NO_REQUEST = "no-request"
     NOT_READY = "not-ready"
+    OVERLOADED = "overloaded"
+    TOO_LONG = "too-long"
     ERROR = "error"
 
 
@@ -60,6 +65,21 @@ def parse_review(body: bytes) -> Raw:
             f"the body is an object of kind {kind!r}; send it inside an AdmissionReview, as its request"
         )
     return review
+
+
+def review_of_start(start: bytes) -> Raw | None:
+    """As much of a review as an answer needs, from its first bytes; None where the request's uid is not in them.
+
+    For bodies that are not read whole. The API server writes the uid first of all.
+    """
+    uid = _UID.search(start)
+    if uid is None:
+        return None
+    version = _VERSION.search(start, 0, uid.start())
+    return {
+        "apiVersion": version[1].decode() if version is not None else None,
+        "request": {"uid": uid[1].decode(errors="replace")},
+    }
 
 
 def uid_of(review: object) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recommender.api.automation import Automation, flag
+from recommender.api.diffs import size_diff
 from recommender.api.fingerprints import fingerprint, product_of
 from recommender.api.sizing_flags import FIRST_VERSION_WITH_KV_BYTES, parse_version
 from vllm_plugin.names import (
@@ -15,8 +16,10 @@ from vllm_plugin.names import (
     ENV_KV_BYTES,
 )
 from webhook.accelerators import other_meaning
-from webhook.argv import NUM_GPU_BLOCKS_OVERRIDE, explicit_kv_option, sizing_flags, without
+from webhook.argv import NUM_GPU_BLOCKS_OVERRIDE, TERMINATOR, explicit_kv_option, sizing_flags, without
 from webhook.detection import Engine, variable
+from webhook.emitters.requests import Emission, Sees
+from webhook.emitters.rounding import fraction
 from webhook.knowledge import Recommended
 from webhook.launches import Form
 from webhook.patches import Raw
@@ -37,6 +40,10 @@ class Sizes:
         """As people and the annotation read it."""
         return [*self.flags, *(f"{name}={value}" for name, value in self.environment)]
 
+    def diff(self, engine: Engine, previous: Sequence[str], shares: Sequence[str] = ()) -> list[str]:
+        """What changes in `engine`, which an earlier pass of ours gave `previous`."""
+        return size_diff(without(engine.arguments.vector, previous), self.flags, self.environment, shares)
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -46,20 +53,16 @@ class Skipped:
     warns: bool = False
 
 
-def choose(
-    pod: Raw, engine: Engine, recommended: Recommended | None, automation: Automation, previous: Sequence[str]
-) -> Sizes | Skipped:
-    """The sizes for `engine`. `previous`: what an earlier pass of ours appended to its arguments."""
-    if not automation.enabled:
-        return Skipped(f'automation is off ({automation.enabled_source}); {ANNOTATION_AUTO}: "true" turns it on')
-    if recommended is None:
-        return Skipped("there is no recommendation for this workload and container yet")
-    if recommended.paused:
-        return Skipped(f"recommendation {recommended.name} is paused")
-    if recommended.degraded is not None:
-        return Skipped(f"recommendation {recommended.name} is withdrawn: Degraded ({recommended.degraded})")
-    if not recommended.has_target:
-        return Skipped(f"recommendation {recommended.name} has no target yet")
+def why_not(
+    pod: Raw, engine: Engine, recommended: Recommended, automation: Automation, previous: Sequence[str]
+) -> Skipped | None:
+    """Why `engine` is not to start with what is recommended; None where it is.
+
+    `previous`: what an earlier pass of ours appended to its arguments.
+    """
+    unfit = unfit_reason(recommended)
+    if unfit is not None:
+        return Skipped(unfit)
     if recommended.fingerprint != fingerprint(pod, engine.name):
         return Skipped("image, arguments or GPUs differ from those that the recommendation was made for")
     kvcached = variable(engine.container, "ENABLE_KVCACHED")
@@ -73,20 +76,37 @@ def choose(
         return Skipped(
             f'{engine.name} sets {fixed} itself; {ANNOTATION_AUTO}: "true" on the workload overrides it', True
         )
+    return None
+
+
+def unfit_reason(recommended: Recommended) -> str | None:
+    """Why nobody's pods are to start with this recommendation, whatever they are; None where some may."""
+    if recommended.paused:
+        return f"recommendation {recommended.name} is paused"
+    if recommended.degraded is not None:
+        return f"recommendation {recommended.name} is withdrawn: Degraded ({recommended.degraded})"
+    if not recommended.has_target:
+        return f"recommendation {recommended.name} has no target yet"
+    return None
+
+
+def sizes_for(
+    pod: Raw, engine: Engine, recommended: Recommended, previous: Sequence[str], emission: Emission | None
+) -> Sizes:
+    """The recommended sizes in the form that reaches `engine`; `emission` says how much of its GPUs it is given."""
     version = parse_version(recommended.vllm_version or "")
     takes_bytes = version is not None and version >= FIRST_VERSION_WITH_KV_BYTES
     kv_bytes = recommended.kv_bytes if takes_bytes and recommended.kv_bytes > 0 else None
-    # A fraction means the same on every node only where all GPUs have one size and the pod keeps to them.
-    utilization = recommended.utilization if recommended.one_gpu_size and product_of(pod) else None
-    if _takes_flags(engine, fixed) and utilization is not None:
-        return Sizes(flags=sizing_flags(kv_bytes, utilization))
+    utilization = _utilization(pod, engine, recommended, emission)
+    if _takes_flags(engine, fixed_by_user(engine, previous)) and utilization is not None:
+        return Sizes(flags=_flags(engine, kv_bytes, utilization, previous))
     return Sizes(environment=_environment(kv_bytes, utilization, recommended.allocation_bytes))
 
 
 def given(engine: Engine, kv_bytes: int | None, utilization: str | None) -> Sizes:
     """Sizes that a person asks for by hand, in the form that reaches `engine`."""
     if _takes_flags(engine, fixed_by_user(engine, ())):
-        return Sizes(flags=sizing_flags(kv_bytes, utilization))
+        return Sizes(flags=_flags(engine, kv_bytes, utilization, ()))
     return Sizes(environment=_environment(kv_bytes, utilization, None))
 
 
@@ -99,6 +119,24 @@ def fixed_by_user(engine: Engine, previous: Sequence[str]) -> str | None:
     if option is not None or previous:
         return option
     return ENV_KV_BYTES if variable(engine.container, ENV_KV_BYTES) is not None else None
+
+
+def _utilization(pod: Raw, engine: Engine, recommended: Recommended, emission: Emission | None) -> str | None:
+    """The fraction of what the process will see as its device's total; None where that is not known beforehand."""
+    sees = emission.sees if emission is not None else Sees.CARD
+    if emission is not None and sees is Sees.SHARE:
+        return fraction(recommended.allocation_bytes, emission.request_bytes(engine.name))
+    # A fraction of a card means the same on every node only where all GPUs have one size and the pod keeps to them.
+    if sees is Sees.CARD and recommended.one_gpu_size and product_of(pod):
+        return recommended.utilization
+    return None
+
+
+def _flags(engine: Engine, kv_bytes: int | None, utilization: str | None, previous: Sequence[str]) -> tuple[str, ...]:
+    flags = sizing_flags(kv_bytes, utilization)
+    if flags and engine.launch.behind_separator and TERMINATOR not in without(engine.arguments.vector, previous):
+        return (TERMINATOR, *flags)
+    return flags
 
 
 def _takes_flags(engine: Engine, fixed: str | None) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-import threading
 import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
 
 from recommender.api.object_store import FileObjectStore
 from webhook.knowledge import Knowledge, KnowledgeReader
@@ -14,37 +17,58 @@ logger = logging.getLogger(__name__)
 INTERVAL_SECONDS = 0.2
 
 
-class KnowledgeWatch:
-    """A thread that reads the store again whenever it changed. A store that cannot be read leaves the last snapshot."""
+class Watch(Protocol):
+    """Where the knowledge comes from while the server runs."""
+
+    @property
+    def knowledge(self) -> Knowledge | None:
+        """What is known; None until all of it was read once."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why something is not known, or no longer followed, in a sentence."""
+
+    def ages(self) -> Mapping[str, float]:
+        """Seconds, by kind, since what is known was last known to be true; infinite before the first reading."""
+
+    def running(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Follows the objects for the length of the block."""
+
+
+class FolderWatch:
+    """Reads a folder of objects again whenever it changed. What cannot be read leaves the last snapshot."""
 
     def __init__(self, store: FileObjectStore, interval_seconds: float = INTERVAL_SECONDS) -> None:
         self._store = store
         self._reader = KnowledgeReader(store)
         self._interval = interval_seconds
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="knowledge", daemon=True)
         self._knowledge: Knowledge | None = None
         self._checked_at: float | None = None
         self._revision: object = None
-        self._failing = False
+        self._trouble: str | None = None
 
     @property
     def knowledge(self) -> Knowledge | None:
-        """The latest snapshot; None before the first."""
         return self._knowledge
 
     @property
-    def age_seconds(self) -> float:
-        """Since the snapshot was last known to be what the store says; infinite before the first."""
-        return float("inf") if self._checked_at is None else time.monotonic() - self._checked_at
+    def trouble(self) -> str | None:
+        if self._trouble is None and self._knowledge is None:
+            return "the objects have not been read yet"
+        return self._trouble
 
-    def start(self) -> None:
-        self._thread.start()
+    def ages(self) -> Mapping[str, float]:
+        return {"all": float("inf") if self._checked_at is None else time.monotonic() - self._checked_at}
 
-    def stop(self) -> None:
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._run(), name="knowledge")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
     def refresh(self) -> None:
         """Read the store if it changed since the last time."""
@@ -55,16 +79,15 @@ class KnowledgeWatch:
             self._revision = revision
         self._checked_at = time.monotonic()
 
-    def _run(self) -> None:
-        while not self._stopped.is_set():
+    async def _run(self) -> None:
+        while True:
             try:
-                self.refresh()
+                await asyncio.to_thread(self.refresh)
             except Exception as error:
-                if not self._failing:
-                    logger.warning(
-                        "the objects in %s cannot be read, the last ones hold: %s", self._store.folder, error
-                    )
-                self._failing = True
+                trouble = f"the objects in {self._store.folder} cannot be read, the last ones hold: {error}"
+                if self._trouble is None:
+                    logger.warning("%s", trouble)
+                self._trouble = trouble
             else:
-                self._failing = False
-            self._stopped.wait(self._interval)
+                self._trouble = None
+            await asyncio.sleep(self._interval)

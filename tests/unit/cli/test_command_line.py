@@ -62,10 +62,26 @@ def test_a_folder_of_objects_that_is_not_there(cli: Cli, tmp_path: Path, command
     assert done.stderr == f"vllm-rightsizer: {missing}; create it, or give the one in which the objects lie\n"
 
 
+def test_a_webhook_with_neither_cluster_nor_folder(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    done = cli("webhook", "--port", port)
+    assert done.returncode == 1
+    assert done.stderr.startswith("vllm-rightsizer: no API server is known")
+    assert done.stderr.endswith("give a --kubeconfig\n")
+    done = cli("webhook", "--port", port, "--kubeconfig", str(tmp_path / "gone"))
+    assert done.returncode == 1
+    assert f"{tmp_path}/gone cannot be used" in done.stderr
+    done = cli("webhook", "--objects", str(tmp_path))
+    assert done.returncode == 2
+    assert "give a folder with --tls-dir" in done.stderr
+
+
 def test_injection_by_init_container_needs_an_image(cli: Cli, tmp_path: Path) -> None:
     done = cli("webhook", "--objects", str(tmp_path), "--tls-dir", str(tmp_path), "--injection", "init-container")
     assert done.returncode == 2
-    assert done.stderr.startswith("vllm-rightsizer: injection by init container needs an image")
+    assert done.stderr.startswith("vllm-rightsizer: injection by init-container needs an image")
 
 
 def test_an_output_folder_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:

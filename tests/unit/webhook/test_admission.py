@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from webhook_cases import (
     FLAGS,
-    FORMS,
     KV_BYTES,
     NAMESPACE_ON,
     UTILIZATION,
@@ -23,11 +22,15 @@ from webhook_cases import (
     knowing,
     patched,
     pod,
+    recommended,
     review,
     vector,
 )
+from webhook_wild_forms import ALL_FORMS
 
+from recommender.api.owner_groups import CustomOwnerGroup
 from recommender.api.policies import AutomatedNamespaceSpec, ClusterAutomationSpec
+from recommender.api.workloads import WorkloadRef
 from vllm_plugin.names import (
     ANNOTATION_APPLIED,
     ANNOTATION_AUTO,
@@ -40,6 +43,7 @@ from vllm_plugin.names import (
 from webhook.admission import admit
 from webhook.knowledge import Knowledge
 from webhook.offline import admit_json
+from webhook.owners import Owner
 from webhook.reviews import NoReviewError
 from webhook.settings import InjectionSettings
 
@@ -149,19 +153,22 @@ def test_who_turns_it_on_or_off(levels: dict[str, Any], outcome: str) -> None:
         cluster=levels.get("cluster"),
         namespaces=levels.get("namespaces", {}),
         dry_run_policies=frozenset(levels.get("dry", ())),
-        workload_annotations={("prod", WORKLOAD): levels["workload"]} if "workload" in levels else {},
+        owners={("prod", WORKLOAD): Owner(levels["workload"], ())} if "workload" in levels else {},
     )
     assert _outcome(admit(review(before), knowledge, SETTINGS)) == outcome
 
 
 def test_dry_run_shows_the_flags() -> None:
-    before = pod(MAIN)
+    args = ["--model=m", "--gpu-memory-utilization", "0.9"]
+    before = pod({**MAIN, "args": args})
     knowledge = dataclasses.replace(knowing(before), cluster=ClusterAutomationSpec(vllm_optimize=True, mode="DryRun"))
     answer = admit(review(before), knowledge, SETTINGS)
     container = patched(before, answer)["spec"]["containers"][0]
-    assert vector(container) == ["--model=m"]
+    assert vector(container) == args
     assert "VLLM_RIGHTSIZER_KV_BYTES" not in environment(container)
-    assert " ".join(FLAGS) in answer["response"]["warnings"][0]
+    assert answer["response"]["warnings"] == [
+        f"vllm-rightsizer: DryRun: main would change: - --gpu-memory-utilization 0.9 + {FLAGS[0]} + {FLAGS[1]}"
+    ]
 
 
 _BOTH = {"VLLM_RIGHTSIZER_KV_BYTES": str(KV_BYTES), "VLLM_RIGHTSIZER_ALLOCATION_BYTES": "60000000000"}
@@ -229,7 +236,7 @@ def test_the_named_container_is_the_engine() -> None:
     assert environment(after)["VLLM_RIGHTSIZER_GPU_MEMORY_UTILIZATION"] == UTILIZATION
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+@pytest.mark.parametrize("form", ALL_FORMS, ids=lambda form: form.name)
 def test_a_second_pass_changes_nothing(form: Form) -> None:
     before = pod(form.container())
     knowledge = knowing(before)
@@ -262,6 +269,30 @@ def test_a_second_pass_with_other_values_replaces_the_first(first: Raw, second: 
     assert vector(twice["spec"]["containers"][0]) == vector(straight["spec"]["containers"][0])
     assert twice["metadata"] == straight["metadata"]
     assert environment(twice["spec"]["containers"][0]) == environment(straight["spec"]["containers"][0])
+
+
+@pytest.mark.parametrize(
+    "form", [form for form in ALL_FORMS if isinstance(form.becomes, list)], ids=lambda form: form.name
+)
+def test_another_webhook_between_two_passes(form: Form) -> None:
+    """It adds an option behind ours, and one in front of all: ours are last again, once, and theirs are kept."""
+    before = pod(form.container())
+    once = patched(before, admit(review(before), knowing(before), SETTINGS))
+    container = once["spec"]["containers"][0]
+    whole = "args" if container.get("args") else "command"
+    container[whole] = [*container[whole], "--api-key=k"]
+    theirs = [token for token in [*vector(container)] if token not in FLAGS]
+    # The recommendation was made for the pod as it runs, with the other webhook's option.
+    knowledge = knowing(once)
+    twice = patched(once, admit(review(once), knowledge, SETTINGS))
+    tokens = vector(twice["spec"]["containers"][0])
+    assert [token for token in tokens if token not in FLAGS] == theirs
+    assert [token for token in tokens if token in FLAGS] == FLAGS
+    at = tokens.index(FLAGS[0])
+    assert tokens[at : at + 2] == FLAGS
+    assert at + 2 == len(tokens) or tokens[at + 2] == "--"
+    assert json.loads(twice["metadata"]["annotations"][ANNOTATION_ORIGINAL_ARGS]) == {"main": theirs}
+    assert "patch" not in admit(review(twice), knowledge, SETTINGS)["response"]
 
 
 def test_annotations_never_outgrow_what_kubernetes_takes() -> None:
@@ -348,3 +379,71 @@ def test_admit_json(tmp_path: Any) -> None:
 def test_no_review_at_all(body: bytes, why: str) -> None:
     with pytest.raises(NoReviewError, match=why):
         admit_json(body, None)
+
+
+def test_what_a_deployment_says_holds_in_a_group_of_the_users_own_too() -> None:
+    before = pod(MAIN)
+    before["metadata"]["labels"] = {**before["metadata"]["labels"], "team": "a"}
+    group = CustomOwnerGroup(name="teams", by_labels=["team"])
+    cluster = ClusterAutomationSpec(vllm_optimize=True, custom_owner_groups=[group])
+    grouped = WorkloadRef("vllm-rightsizer.io", "OwnerGroup", "teams.a")
+    known = Knowledge(recommendations={("prod", grouped, "main"): recommended(before)}, cluster=cluster)
+    assert _outcome(admit(review(before), known, SETTINGS)) == "applied"
+    key = ("prod", WORKLOAD)
+    for said, outcome in ((ANNOTATION_EXCLUDE, "excluded"), (ANNOTATION_POLICY, "dry-run")):
+        knowledge = dataclasses.replace(
+            known, owners={key: Owner({said: "true"}, ())}, dry_run_policies=frozenset({"true"})
+        )
+        assert _outcome(admit(review(before), knowledge, SETTINGS)) == outcome
+
+
+def _group_pod(name: str, index: str) -> Raw:
+    before = pod({**MAIN, "name": name})
+    labels = {"leaderworkerset.sigs.k8s.io/name": "g", "leaderworkerset.sigs.k8s.io/worker-index": index}
+    before["metadata"] = {"labels": labels, "annotations": {}}
+    return before
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome"),
+    [
+        ({}, "applied"),
+        ({"paused": True}, "injected"),
+        ({"degraded": "HitRateLost"}, "injected"),
+        ({"has_target": False}, "injected"),
+    ],
+)
+def test_a_group_is_rewritten_as_a_whole_or_not_at_all(changes: dict[str, Any], outcome: str) -> None:
+    """A worker stays as it is where its leader's recommendation does not hold, and the other way round."""
+    leader, worker = _group_pod("leader", "0"), _group_pod("worker", "1")
+    one, other = knowing(leader, "leader"), knowing(worker, "worker", **changes)
+    knowledge = dataclasses.replace(one, recommendations={**one.recommendations, **other.recommendations})
+    for member in (leader, worker):
+        assert _outcome(admit(review(member), knowledge, SETTINGS)) == outcome
+
+
+def test_another_namespaces_group_of_the_same_name_does_not_matter() -> None:
+    leader = _group_pod("leader", "0")
+    known = knowing(leader, "leader")
+    [(_, workload, container)] = known.recommendations
+    elsewhere = knowing(leader, "leader", paused=True).recommendations["prod", workload, container]
+    both = {**known.recommendations, ("dev", workload, container): elsewhere}
+    knowledge = dataclasses.replace(known, recommendations=both)
+    assert _outcome(admit(review(leader), knowledge, SETTINGS)) == "applied"
+
+
+def test_vllms_own_init_container_is_no_engine_and_a_ray_worker_is() -> None:
+    """A Ray worker has none of vLLM's arguments, and an engine's rank runs in it all the same."""
+    worker = pod(
+        {
+            "name": "main",
+            "image": "rayproject/ray-llm:2.52",
+            "command": ["/bin/bash", "-c", "--"],
+            "args": ["ulimit -n 65536; ray start --address=head:6379 --block"],
+            "resources": {"limits": {"nvidia.com/gpu": "1"}},
+        }
+    )
+    worker["spec"]["initContainers"] = [{"name": "warm", "image": MAIN["image"], "args": ["--model=m"]}]
+    after = patched(worker, admit(review(worker), knowing(worker), SETTINGS))
+    assert after["spec"]["initContainers"] == worker["spec"]["initContainers"]
+    assert environment(after["spec"]["containers"][0])["VLLM_RIGHTSIZER_KV_BYTES"] == str(KV_BYTES)

@@ -1,7 +1,8 @@
-"""Certificates are made once, kept while good, and renewed in time under the same authority."""
+"""Certificates are made once, kept while good, and renewed in time; an authority's renewal leaves no gap."""
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import stat
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from webhook.certificates import AUTHORITY_LIFETIME, LEAF_LIFETIME, ensure_certificates
+from webhook.certificates import ensure_certificates
+from webhook.pairs import LIFETIMES, Lifetimes, hosts_of, new_authority, new_leaf, pem_of, verifies
+from webhook.rotation import Shared, next_step, read_shared
+from webhook.serving import Served
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
@@ -21,11 +25,11 @@ def _leaf(folder: Path) -> x509.Certificate:
 
 def test_new_certificates(tmp_path: Path) -> None:
     files = ensure_certificates(tmp_path / "tls", ["webhook.example.svc", "10.0.0.7"], NOW)
-    assert files.expires == NOW + LEAF_LIFETIME
+    assert files.expires == NOW + LIFETIMES.leaf
     leaf = _leaf(files.folder)
     authority = x509.load_pem_x509_certificate(files.ca.read_bytes())
     leaf.verify_directly_issued_by(authority)
-    assert authority.not_valid_after_utc == NOW + AUTHORITY_LIFETIME
+    assert authority.not_valid_after_utc == NOW + LIFETIMES.authority
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["webhook.example.svc", "localhost"]
     assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["10.0.0.7", "127.0.0.1"]
@@ -48,7 +52,7 @@ def test_good_ones_are_kept(tmp_path: Path) -> None:
     [
         (timedelta(days=61), (), True),
         (timedelta(days=1), ("another.host",), True),
-        (AUTHORITY_LIFETIME - timedelta(days=80), (), False),
+        (LIFETIMES.authority - timedelta(days=80), (), False),
         (timedelta(days=-1), (), True),
     ],
 )
@@ -58,7 +62,7 @@ def test_renewed(tmp_path: Path, later: timedelta, hosts: tuple[str, ...], same_
     files = ensure_certificates(tmp_path, hosts, NOW + later)
     assert (tmp_path / "tls.crt").read_bytes() != leaf
     assert ((tmp_path / "ca.crt").read_bytes() == authority) is same_authority
-    assert files.expires == NOW + later + LEAF_LIFETIME
+    assert files.expires == NOW + later + LIFETIMES.leaf
 
 
 @pytest.mark.parametrize("name", ["tls.crt", "tls.key", "ca.crt", "ca.key"])
@@ -72,3 +76,154 @@ def test_damaged_files_are_made_anew(tmp_path: Path, name: str, content: bytes |
     files = ensure_certificates(tmp_path, now=NOW)
     _leaf(tmp_path).verify_directly_issued_by(x509.load_pem_x509_certificate(files.ca.read_bytes()))
     ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(files.certificate, files.key)
+
+
+HOSTS = ("webhook.example.svc", "localhost")
+
+
+def _step(shared: Shared | None, now: datetime, *, known: bool = False) -> Shared:
+    return next_step(shared, HOSTS, now, LIFETIMES, coming_is_known=known)
+
+
+def test_the_first_step_and_none_while_all_is_good() -> None:
+    first = _step(None, NOW)
+    assert verifies(first.leaf.certificate, first.authorities, NOW)
+    assert first.leaf.certificate.not_valid_after_utc == NOW + timedelta(days=90)
+    for days in (0, 1, 59):
+        assert _step(first, NOW + timedelta(days=days)) is first
+
+
+def test_a_leaf_is_renewed_at_a_third() -> None:
+    first = _step(None, NOW)
+    renewed = _step(first, NOW + timedelta(days=61))
+    assert renewed.authority == first.authority
+    assert renewed.leaf.certificate.not_valid_after_utc == NOW + timedelta(days=151)
+    assert renewed.leaf.certificate.public_key() != first.leaf.certificate.public_key()
+
+
+@pytest.mark.parametrize("skew", [timedelta(minutes=-5), timedelta(minutes=5)])
+def test_clocks_may_differ_by_five_minutes(skew: timedelta) -> None:
+    """New certificates are good for an API server whose clock is behind, and old ones for one that is ahead."""
+    shared = _step(None, NOW)
+    assert verifies(shared.leaf.certificate, shared.authorities, NOW + skew)
+    last_moment = NOW + timedelta(days=60, minutes=1)
+    assert verifies(shared.leaf.certificate, shared.authorities, last_moment + skew)
+    assert _step(shared, last_moment) is not shared
+
+
+def test_an_authority_is_renewed_without_a_gap() -> None:
+    """At each step whatever is served, the old leaf too, verifies under what is published, the old bundle too."""
+    shared = _step(None, NOW)
+    end = shared.authority.certificate.not_valid_after_utc
+    first_authority = shared.authority.certificate
+    now = end - timedelta(days=121)
+    shared = _step(shared, now)
+    assert shared.coming is None
+
+    now = end - timedelta(days=119)
+    announced = _step(shared, now)
+    assert announced.coming is not None
+    assert announced.authorities == (first_authority, announced.coming.certificate)
+    assert announced.leaf == shared.leaf
+    assert _step(announced, now + timedelta(days=1)) is announced, "the leaf waits until everybody knows the new one"
+
+    moved = _step(announced, now + timedelta(days=1), known=True)
+    assert moved.authority == announced.coming
+    assert moved.coming is None
+    assert moved.leaving == (first_authority,)
+    for leaf, published in (
+        (announced.leaf, announced),
+        (announced.leaf, moved),
+        (moved.leaf, announced),
+        (moved.leaf, moved),
+    ):
+        assert verifies(leaf.certificate, published.authorities, now + timedelta(days=1))
+
+    ended = _step(moved, end + timedelta(seconds=1))
+    assert ended.leaving == ()
+    assert ended.authorities == (moved.authority.certificate,)
+
+
+def test_a_leaf_ends_no_later_than_its_authority() -> None:
+    """Where nobody can publish, it is renewed to the last, but not over and over."""
+    shared = _step(None, NOW)
+    end = shared.authority.certificate.not_valid_after_utc
+    steps = 0
+    now = end - timedelta(days=130)
+    while now < end:
+        following = _step(shared, now)
+        steps += following is not shared
+        shared = following
+        assert verifies(shared.leaf.certificate, shared.authorities, now)
+        assert shared.leaf.certificate.not_valid_after_utc <= end
+        now += timedelta(hours=1)
+    assert steps < 15
+    anew = _step(shared, end)
+    assert anew.authority != shared.authority
+    assert verifies(anew.leaf.certificate, anew.authorities, end)
+
+
+def test_replicas_of_different_hosts_agree() -> None:
+    """Each adds its own, and leaves those of the others."""
+    ours, theirs = ("webhook.example.svc", "10.0.0.7"), ("webhook.example.svc", "2001:db8::7")
+    shared = next_step(None, ours, NOW, LIFETIMES, coming_is_known=False)
+    shared = next_step(shared, theirs, NOW, LIFETIMES, coming_is_known=False)
+    assert set(hosts_of(shared.leaf.certificate)) == {*ours, *theirs}
+    for hosts in (ours, theirs):
+        assert next_step(shared, hosts, NOW, LIFETIMES, coming_is_known=False) is shared
+
+
+def test_the_secret_gives_back_what_it_was_given() -> None:
+    shared = _step(None, NOW)
+    announced = _step(shared, NOW + LIFETIMES.authority - timedelta(days=100))
+    moved = _step(announced, NOW + LIFETIMES.authority - timedelta(days=99), known=True)
+    for state in (shared, announced, moved):
+        read = read_shared(state.data())
+        assert read is not None
+        assert read.data() == state.data()
+
+
+@pytest.mark.parametrize("name", ["ca.crt", "ca.key", "tls.crt", "tls.key"])
+@pytest.mark.parametrize("content", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_a_secret_that_holds_no_certificates(name: str, content: bytes) -> None:
+    assert read_shared({}) is None
+    assert read_shared({**_step(None, NOW).data(), name: content}) is None
+
+
+def test_a_leaf_of_another_authority_is_not_accepted() -> None:
+    ours, other = new_authority(NOW), new_authority(NOW)
+    leaf = new_leaf(ours, HOSTS, NOW).certificate
+    assert verifies(leaf, [other.certificate, ours.certificate], NOW)
+    assert not verifies(leaf, [other.certificate], NOW)
+    assert not verifies(leaf, [], NOW)
+    assert not verifies(leaf, [ours.certificate], NOW + timedelta(days=91))
+
+
+def test_a_new_certificate_is_served_from_the_next_handshake_on() -> None:
+    served = Served()
+    assert served.expires != served.expires
+    now = datetime.now(UTC)
+    for _ in range(2):
+        authority = new_authority(now, Lifetimes())
+        leaf = new_leaf(authority, HOSTS, now)
+        served.load(leaf.certificate_pem, leaf.key_pem)
+        assert served.expires == leaf.certificate.not_valid_after_utc.timestamp()
+        assert _presented(served.context, pem_of(authority.certificate)) == leaf.certificate
+    with pytest.raises(ValueError, match="no certificate"):
+        served.load(b"", b"")
+    assert served.certificate == leaf.certificate
+
+
+def _presented(server: ssl.SSLContext, trusted: bytes) -> x509.Certificate:
+    """What a client that trusts `trusted` is shown, in a handshake without a network."""
+    client = ssl.create_default_context(cadata=trusted.decode())
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (
+        client.wrap_bio(to_client, to_server, server_hostname=HOSTS[0]),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    )
+    for _ in range(3):
+        for end in ends:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    return x509.load_der_x509_certificate(ends[0].getpeercert(binary_form=True) or b"")

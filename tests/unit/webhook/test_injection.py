@@ -53,7 +53,12 @@ def test_by_config_map() -> None:
         "PYTHONPATH": f"{PLUGIN_FOLDER}/{WHEEL_FILE}",
         "VLLM_RIGHTSIZER_DIR": RUN_FOLDER,
         "VLLM_RIGHTSIZER_PORT": "9415",
+        "VLLM_RIGHTSIZER_POD_UID": "",
     }
+    assert {
+        "name": "VLLM_RIGHTSIZER_POD_UID",
+        "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}},
+    } in container["env"]
     assert container["ports"] == [{"name": "rightsizer", "containerPort": 9415, "protocol": "TCP"}]
     assert after["metadata"]["labels"][LABEL_INJECTED] == "true"
     assert "initContainers" not in after["spec"]
@@ -146,6 +151,78 @@ def test_no_port_is_declared_on_the_hosts_network() -> None:
     assert "ports" not in _injected(before)["spec"]["containers"][0]
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"args": ["--model=m", "--port", "9415"]},
+        {"args": ["--model=m", "--port=9415"]},
+        {"command": ["sh", "-c", "vllm serve m --port 9415"], "args": None},
+        {"args": ["--model=m", "--port=$(PORT)"], "env": [{"name": "PORT", "value": "9415"}]},
+    ],
+)
+def test_vllms_own_port_is_not_ours(more: Raw) -> None:
+    container = _injected(pod(_main(**more)))["spec"]["containers"][0]
+    assert environment(container)["VLLM_RIGHTSIZER_PORT"] == "9416"
+
+
+def test_a_neighbours_port_is_not_ours() -> None:
+    before = pod(_main())
+    before["spec"]["containers"].append({"name": "proxy", "image": "p", "args": ["--listen=0.0.0.0:9415"]})
+    assert environment(_injected(before)["spec"]["containers"][0])["VLLM_RIGHTSIZER_PORT"] == "9416"
+
+
+def test_pods_on_the_hosts_network_begin_at_ports_of_their_own() -> None:
+    ports = set()
+    for at in range(20):
+        before = pod(_main())
+        before["spec"]["hostNetwork"] = True
+        before["metadata"]["uid"] = f"0b6f-{at}"
+        ports.add(environment(_injected(before)["spec"]["containers"][0])["VLLM_RIGHTSIZER_PORT"])
+    assert len(ports) > 15
+    assert all(9415 <= int(port) < 9415 + 256 for port in ports)
+
+
+def test_by_image_volume() -> None:
+    settings = InjectionSettings("image-volume", "registry/plugin:1")
+    after = _injected(pod(_main()), settings)
+    volumes = {volume["name"]: volume for volume in after["spec"]["volumes"]}
+    assert volumes[PLUGIN_VOLUME]["image"] == {"reference": "registry/plugin:1", "pullPolicy": "IfNotPresent"}
+    assert environment(after["spec"]["containers"][0])["PYTHONPATH"] == f"{PLUGIN_FOLDER}/plugin/{WHEEL_FILE}"
+    assert "initContainers" not in after["spec"]
+
+
+@pytest.mark.parametrize("first", range(3))
+@pytest.mark.parametrize("second", range(3))
+def test_another_way_than_the_pass_before(first: int, second: int) -> None:
+    """Two replicas with different settings, in the middle of a roll-out: the way that was begun is kept."""
+    ways = [InjectionSettings(), INIT, InjectionSettings("image-volume", "registry/plugin:1")]
+    once = _injected(pod(_main()), ways[first])
+    assert "patch" not in admit(review(once), Knowledge(), ways[second])["response"]
+
+
+def test_refused_where_a_folder_has_our_name_and_nobody_fills_it() -> None:
+    before = pod(_main())
+    before["spec"]["volumes"] = [{"name": PLUGIN_VOLUME, "emptyDir": {}}]
+    _refused(before, "another volume")
+
+
+def test_a_guaranteed_pod_stays_one() -> None:
+    amounts = {"cpu": "4", "memory": "8Gi"}
+    before = pod(_main(resources={"requests": amounts, "limits": amounts}))
+    settings = InjectionSettings("init-container", "registry/plugin:1", init_cpu="250m", init_memory="128Mi")
+    spec = _injected(before, settings)["spec"]
+    for container in [*spec["initContainers"], *spec["containers"]]:
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+        assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
+    assert spec["initContainers"][0]["resources"]["limits"] == {"cpu": "250m", "memory": "128Mi"}
+
+
+def test_ephemeral_containers_stay() -> None:
+    before = pod(_main())
+    before["spec"]["ephemeralContainers"] = [{"name": "debug", "image": "vllm/vllm-openai", "args": ["--model=m"]}]
+    assert _injected(before)["spec"]["ephemeralContainers"] == before["spec"]["ephemeralContainers"]
+
+
 def test_two_engines_have_each_their_own() -> None:
     before = pod(_main())
     before["spec"]["containers"].append(_main(name="second"))
@@ -191,6 +268,8 @@ def test_by_init_container(user: int | None, ours: int | None) -> None:
 def test_an_init_container_needs_an_image() -> None:
     with pytest.raises(ValueError, match="--injector-image"):
         InjectionSettings("init-container")
+    with pytest.raises(ValueError, match="image-volume"):
+        InjectionSettings("image-volume")
 
 
 def _entry(name: str) -> st.SearchStrategy[Raw]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 from recommender.api.object_store import FileObjectStore
+from recommender.api.owner_groups import CustomOwnerGroup, OwnerKind
+from recommender.api.policies import ClusterAutomationSpec
 from recommender.api.workloads import WorkloadRef
-from vllm_plugin.names import ANNOTATION_EXCLUDE, API_VERSION
+from vllm_plugin.names import ANNOTATION_AUTO, ANNOTATION_EXCLUDE, API_VERSION
 from webhook.knowledge import Knowledge, KnowledgeReader
-from webhook.watching import KnowledgeWatch
+from webhook.owners import BUILT_IN_OWNERS, CUSTOM_OWNERS, Owner, owner_of
+from webhook.watching import FolderWatch
 
 LLAMA = WorkloadRef("apps", "Deployment", "llama")
 
@@ -75,7 +78,7 @@ def test_everything_is_read(store: FileObjectStore) -> None:
     assert recommended.degraded == "HitRateLost"
     assert recommended.one_gpu_size
     assert knowledge.recommended("dev", LLAMA, "main") is None
-    assert dict(knowledge.workload_annotations) == {("prod", LLAMA): {ANNOTATION_EXCLUDE: "true"}}
+    assert dict(knowledge.owners) == {("prod", LLAMA): Owner({ANNOTATION_EXCLUDE: "true"}, ())}
     automation = knowledge.automation("prod", LLAMA, {})
     assert automation.excluded
     assert automation.enabled
@@ -112,32 +115,99 @@ def test_a_bad_object_is_passed_over(
     assert "AutomatedNamespace None/prod" in caplog.text
 
 
-def _soon(condition: Callable[[], bool]) -> bool:
-    until = time.monotonic() + 5
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.005)
-    return condition()
+async def _soon(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
-def test_the_watch_follows_the_store(store: FileObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    watch = KnowledgeWatch(store, interval_seconds=0.01)
+async def test_a_folder_is_followed(store: FileObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = FolderWatch(store, interval_seconds=0.01)
     assert watch.knowledge is None
-    assert watch.age_seconds == float("inf")
-    watch.start()
-    try:
-        assert _soon(lambda: watch.knowledge is not None)
+    assert watch.trouble == "the objects have not been read yet"
+    assert watch.ages() == {"all": float("inf")}
+    async with watch.running():
+        await _soon(lambda: watch.knowledge is not None)
         store.apply(_recommendation())
-        assert _soon(lambda: bool(watch.knowledge and watch.knowledge.recommendations))
-        assert watch.age_seconds < 5
+        await _soon(lambda: bool(watch.knowledge and watch.knowledge.recommendations))
+        assert watch.ages()["all"] < 5
 
         def broken() -> None:
             raise PermissionError("no")
 
         monkeypatch.setattr(store, "revision", broken)
-        assert _soon(lambda: watch.age_seconds > 0.05)
+        await _soon(lambda: watch.ages()["all"] > 0.05)
+        assert "cannot be read" in str(watch.trouble)
         assert watch.knowledge is not None
         assert watch.knowledge.recommendations
         monkeypatch.undo()
-        assert _soon(lambda: watch.age_seconds < 0.05)
-    finally:
-        watch.stop()
+        await _soon(lambda: watch.ages()["all"] < 0.05)
+        assert watch.trouble is None
+
+
+def _reference(api_version: str, kind: str, name: str) -> dict[str, Any]:
+    return {"apiVersion": api_version, "kind": kind, "name": name, "controller": True}
+
+
+RESOURCES = {resource.kind: resource for resource in (*BUILT_IN_OWNERS, *CUSTOM_OWNERS)}
+DEPLOYMENT = _reference("apps/v1", "Deployment", "llama")
+
+
+@pytest.mark.parametrize(
+    ("kind", "metadata", "kept"),
+    [
+        ("Deployment", {}, False),
+        ("Deployment", {"annotations": {"other": "x"}}, False),
+        ("Deployment", {"annotations": {ANNOTATION_EXCLUDE: "true"}}, True),
+        ("Deployment", {"annotations": {"scaleops.sh/default-vllm-auto": "true"}}, True),
+        ("Deployment", {"ownerReferences": [_reference("serving.kserve.io/v1beta1", "InferenceService", "x")]}, True),
+        # Ten of them to each Deployment, and their names tell as much.
+        ("ReplicaSet", {"labels": {"pod-template-hash": "5d"}, "ownerReferences": [DEPLOYMENT]}, False),
+        ("ReplicaSet", {"labels": {"pod-template-hash": "6e"}, "ownerReferences": [DEPLOYMENT]}, True),
+        ("ReplicaSet", {"ownerReferences": [DEPLOYMENT]}, True),
+        ("Job", {"ownerReferences": [_reference("batch/v1", "CronJob", "nightly")]}, True),
+    ],
+)
+def test_little_is_kept_of_owners(kind: str, metadata: dict[str, Any], kept: bool) -> None:
+    raw = {"metadata": {"name": "llama-5d", "namespace": "prod", **metadata}}
+    found = owner_of(raw, RESOURCES[kind])
+    assert (found is not None) is kept
+    if found is not None:
+        assert found[0] == ("prod", WorkloadRef(RESOURCES[kind].group, kind, "llama-5d"))
+
+
+SERVICE = WorkloadRef("serving.kserve.io", "InferenceService", "chat")
+
+
+@pytest.mark.parametrize(
+    ("above", "own", "expected"),
+    [
+        ({ANNOTATION_EXCLUDE: "true"}, {}, (True, False)),
+        ({ANNOTATION_EXCLUDE: "true"}, {ANNOTATION_EXCLUDE: "false"}, (True, False)),
+        ({ANNOTATION_AUTO: "true"}, {}, (False, True)),
+        ({ANNOTATION_AUTO: "true"}, {ANNOTATION_AUTO: "false"}, (False, False)),
+        ({}, {}, (False, False)),
+    ],
+)
+def test_what_is_said_above_a_workload(above: dict[str, str], own: dict[str, str], expected: tuple[bool, bool]) -> None:
+    owners = {("prod", LLAMA): Owner(own, (SERVICE,)), ("prod", SERVICE): Owner(above, (LLAMA,))}
+    knowledge = Knowledge(owners=owners)
+    automation = knowledge.automation("prod", LLAMA, {})
+    assert (automation.excluded, automation.enabled) == expected
+    assert not knowledge.automation("dev", LLAMA, {}).excluded
+
+
+def test_an_owner_group_of_the_users_own_looks_far_up() -> None:
+    group = CustomOwnerGroup(name="models", owner=OwnerKind(group="models.example.org", kind="Model"))
+    model = WorkloadRef("models.example.org", "Model", "chat")
+    pod = {
+        "metadata": {
+            "labels": {"pod-template-hash": "5d"},
+            "ownerReferences": [_reference("apps/v1", "ReplicaSet", "llama-5d")],
+        }
+    }
+    owners = {("prod", LLAMA): Owner({}, (model,))}
+    knowledge = Knowledge(cluster=ClusterAutomationSpec(custom_owner_groups=[group]), owners=owners)
+    assert knowledge.workload("prod", pod) == model
+    assert knowledge.workload("dev", pod) == LLAMA
+    assert Knowledge(owners=owners).workload("prod", pod) == LLAMA

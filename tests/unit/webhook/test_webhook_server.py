@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import signal
 import socket
@@ -9,7 +11,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from recommender.api.fingerprints import fingerprint
 from recommender.api.listening import ListenError
 from recommender.api.object_store import FileObjectStore
 from vllm_plugin.names import API_VERSION
-from webhook.app import BODY_LIMIT, create_app
+from webhook.app import BODY_LIMIT, MOST_WAITING, Surroundings, create_app
 from webhook.knowledge import Knowledge
 from webhook.server import serve
 from webhook.settings import InjectionSettings, WebhookSettings
@@ -112,6 +114,23 @@ def test_over_tls_until_a_signal(running: Running) -> None:
     lines = [json.loads(line) for line in log.splitlines()]
     assert any(line.get("uid") == "7f3c" and line["outcome"] == "injected" for line in lines)
     assert lines[-1]["message"] == "stopped"
+
+
+def test_overload_lets_pods_through(running: Running) -> None:
+    """More requests are under way than can be answered in time; when they are gone, pods are changed again."""
+    context = ssl.create_default_context(cafile=str(running.folder / "tls" / "ca.crt"))
+    unfinished = b"POST /mutate HTTP/1.1\r\nHost: webhook\r\nContent-Length: 10\r\n\r\n{"
+    with contextlib.ExitStack() as stack:
+        connections = []
+        for _ in range(MOST_WAITING + 1):
+            plain = stack.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+            connections.append(stack.enter_context(context.wrap_socket(plain, server_hostname="localhost")))
+        # All at once, since none waits for long.
+        for connection in connections:
+            connection.sendall(unfinished)
+        response = _answer_once(running, "overloaded")["response"]
+        assert (response["uid"], response["allowed"], "patch" in response) == ("7f3c", True, False)
+    assert "patch" in _answer_once(running, "injected")["response"]
 
 
 def _answer_once(running: Running, outcome: str) -> Any:
@@ -213,12 +232,78 @@ def test_a_body_of_any_length_up_to_the_limit(client: TestClient) -> None:
     assert client.post("/mutate", content=longest).status_code == 200
     answer = client.post("/mutate", content=longest + b" ")
     assert answer.status_code == 413
-    assert str(BODY_LIMIT) in answer.json()["error"]
+    assert "send an AdmissionReview" in answer.json()["error"]
+
+
+def test_a_review_that_is_too_long_does_not_block_the_pod(client: TestClient) -> None:
+    asked = {"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1beta1", "request": {"uid": "7f3c", "x": ""}}
+    answer = client.post("/mutate", content=json.dumps(asked).encode() + b" " * BODY_LIMIT)
+    assert answer.status_code == 200
+    response = answer.json()["response"]
+    assert (response["uid"], response["allowed"], "patch" in response) == ("7f3c", True, False)
+    assert response["auditAnnotations"]["outcome"] == "too-long"
+    assert "left as it is" in response["warnings"][0]
+    assert answer.json()["apiVersion"] == "admission.k8s.io/v1beta1"
+
+
+def test_too_many_at_once_are_let_through_unread() -> None:
+    waiting = MOST_WAITING
+    client = TestClient(create_app(Knowledge, InjectionSettings(), Surroundings(waiting=lambda: waiting)))
+    assert client.post("/mutate", json=review(pod())).json()["response"]["auditAnnotations"]["outcome"] == "injected"
+    waiting += 1
+    response = client.post("/mutate", json=review(pod())).json()["response"]
+    assert (response["uid"], response["allowed"], "patch" in response) == ("7f3c", True, False)
+    assert response["auditAnnotations"]["outcome"] == "overloaded"
+    assert "left as it is" in response["warnings"][0]
+    assert 'outcomes_total{reason="overloaded"} 1.0' in client.get("/metrics").text
+
+
+def test_readiness_tells_why_not() -> None:
+    trouble: str | None = "the certificate is not known"
+    draining = False
+    around = Surroundings(trouble=lambda: trouble, draining=lambda: draining, ages=lambda: {"Deployment": 3.5})
+    client = TestClient(create_app(Knowledge, InjectionSettings(), around))
+    assert (client.get("/readyz").status_code, client.get("/readyz").text) == (503, "the certificate is not known\n")
+    assert "vllm_rightsizer_webhook_ready 0.0" in client.get("/metrics").text
+    trouble = None
+    assert client.get("/readyz").status_code == 200
+    page = client.get("/metrics").text
+    assert "vllm_rightsizer_webhook_ready 1.0" in page
+    assert 'vllm_rightsizer_webhook_knowledge_age_seconds{kind="Deployment"} 3.5' in page
+    assert "connection" not in client.post("/mutate", json=review(pod())).headers
+    draining = True
+    assert (client.get("/readyz").status_code, client.get("/readyz").text) == (503, "the server is ending\n")
+    # It goes on to answer, and asks for the next review on a new connection.
+    answer = client.post("/mutate", json=review(pod()))
+    assert answer.json()["response"]["auditAnnotations"]["outcome"] == "injected"
+    assert answer.headers["connection"] == "close"
+
+
+async def test_a_body_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("webhook.app._BODY_SECONDS", 0.05)
+
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(30)
+
+    transport = httpx.ASGITransport(create_app(Knowledge, InjectionSettings()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://webhook") as client:
+        answer = await client.post("/mutate", content=stalled())
+        page = (await client.get("/metrics")).text
+    assert answer.status_code == 400
+    assert "did not come" in answer.json()["error"]
+    assert "vllm_rightsizer_webhook_malformed_total 1.0" in page
+
+
+def test_patches_are_measured(client: TestClient) -> None:
+    client.post("/mutate", json=review(pod()))
+    assert "vllm_rightsizer_webhook_patch_bytes_bucket" in client.get("/metrics").text
 
 
 def test_not_ready_before_the_first_snapshot() -> None:
     client = TestClient(create_app(lambda: None, InjectionSettings()))
-    assert client.get("/readyz").status_code == 503
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.text) == (503, "the objects have not been read yet\n")
     assert client.get("/healthz").status_code == 200
     assert client.post("/mutate", json=review(pod())).json()["response"]["allowed"] is True
 
@@ -235,5 +320,4 @@ def test_outcomes_are_counted(client: TestClient) -> None:
     assert 'outcomes_total{reason="excluded"} 1.0' in page
     assert 'outcomes_total{reason="applied"} 0.0' in page
     assert "vllm_rightsizer_webhook_malformed_total" in page
-    assert "vllm_rightsizer_webhook_knowledge_age_seconds" in page
     assert "vllm_rightsizer_webhook_certificate_expiry_timestamp_seconds" in page

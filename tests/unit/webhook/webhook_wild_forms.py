@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from webhook_cases import API_SERVER, ENVIRONMENT, FLAGS, FORMS, MODULE, UNTOUCHED, Form, visible
+from webhook_chart_forms import CHART_FORMS
 
 SHELL = ["sh", "-c"]
 RAY = ["/bin/bash", "-c", "--"]
@@ -67,10 +68,23 @@ BEHIND_SEPARATOR: list[Form] = [
         ["vllm-rs", "serve", "m", "--port=1", "--", "--enforce-eager", *FLAGS],
         vllm_from=5,
     ),
+    Form(
+        "vllm-rs without engine options",
+        ["vllm-rs", "serve", "m"],
+        ["--port=1"],
+        ["vllm-rs", "serve", "m", "--port=1", "--", *FLAGS],
+        vllm_from=5,
+    ),
+    Form(
+        "vllm-rs, all in the command",
+        ["vllm-rs", "serve", "m", "--grpc-port", "50051"],
+        None,
+        ["vllm-rs", "serve", "m", "--grpc-port", "50051", "--", *FLAGS],
+        vllm_from=6,
+    ),
 ]
 
 HIDDEN: list[Form] = [
-    Form("vllm-rs without engine options", ["vllm-rs", "serve", "m"], ["--port=1"], ENVIRONMENT),
     Form("a value behind the parameters", [*SHELL, 'vllm serve "$@" $EXTRA', "--"], ["m"], ENVIRONMENT),
     Form("a size behind the parameters", [*SHELL, 'vllm serve "$@" --gpu-mem=0.9', "--"], ["m"], ENVIRONMENT),
     Form("eval of parameters with syntax", ["bash", "-c", 'eval "$@"', "--"], ["vllm serve m; true"], ENVIRONMENT),
@@ -197,4 +211,4 @@ LEFT_ALONE: list[Form] = [
     Form("sleep in a vendor's image", ["sleep", "infinity"], None, UNTOUCHED, "harbor/vllm_vacc:VVI"),
 ]
 
-ALL_FORMS: list[Form] = [*FORMS, *VISIBLE, *BEHIND_SEPARATOR, *HIDDEN, *LEFT_ALONE]
+ALL_FORMS: list[Form] = [*FORMS, *VISIBLE, *BEHIND_SEPARATOR, *HIDDEN, *LEFT_ALONE, *CHART_FORMS]

@@ -1,0 +1,1 @@
+"""A real Kubernetes on one machine, without containers: what tests and benchmarks run against."""

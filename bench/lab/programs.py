@@ -1,0 +1,53 @@
+"""Where the control plane's programs are found, and how they are run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vllm_rightsizer.demo.processes import Program
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class LabError(RuntimeError):
+    """A part of the lab could not be made or did not come up; the message says which, and what it printed last."""
+
+
+def folder_with(*names: str) -> Path:
+    """The folder that holds these programs; builds those that are missing, with progress on standard error."""
+    found = subprocess.run([sys.executable, ROOT / ".ci" / "binaries", *names], stdout=subprocess.PIPE, text=True)
+    if found.returncode:
+        raise LabError(f"there is no {', '.join(names)}; what stands above says why")
+    return Path(found.stdout.strip())
+
+
+def start(binary: Path, arguments: Sequence[str], folder: Path, environment: dict[str, str] | None = None) -> Program:
+    """Run `binary` in `folder`; what it prints goes to a log there.
+
+    It does not see Ctrl-C, and it ends with this process, even where this process is killed.
+    """
+    last_will = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+    return Program(
+        [*last_will, str(binary), *arguments],
+        env=dict(os.environ) | (environment or {}),
+        folder=folder,
+        log=folder / f"{binary.name}.log",
+    )
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Ports that nobody listens on; all at once, so that they differ."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind((host, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()

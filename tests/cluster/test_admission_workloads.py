@@ -1,0 +1,200 @@
+"""Pods as the controllers of Kubernetes make them from workloads, and as other operators are known to."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from bench.lab.control_plane import ControlPlane
+from bench.lab.webhook import Webhook
+from recommender.api.workloads import WorkloadRef
+from vllm_plugin.names import ANNOTATION_EXCLUDE
+
+from .pods import (
+    AUTOMATED,
+    FLAGS,
+    OPTED_IN,
+    Raw,
+    args_of,
+    injected,
+    owned,
+    recommend,
+    template,
+    tried,
+    vllm_pod,
+)
+
+APPS = "apps/v1"
+BATCH = "batch/v1"
+
+
+def _selected(pod: Raw, name: str, **more: Any) -> Raw:
+    labels = {"app": name}
+    return {"selector": {"matchLabels": labels}, "template": template(pod, **labels)} | more
+
+
+def _once(pod: Raw) -> Raw:
+    made = template(pod)
+    made["spec"]["restartPolicy"] = "Never"
+    return {"template": made}
+
+
+Spec = Callable[[Raw, str], Raw]
+WORKLOADS: dict[str, tuple[str, Spec]] = {
+    "Deployment": (APPS, lambda pod, name: _selected(pod, name, replicas=1)),
+    "ReplicaSet": (APPS, lambda pod, name: _selected(pod, name, replicas=1)),
+    "StatefulSet": (APPS, lambda pod, name: _selected(pod, name, replicas=1, serviceName=name)),
+    "DaemonSet": (APPS, lambda pod, name: _selected(pod, name)),
+    "Job": (BATCH, lambda pod, _name: _once(pod)),
+    "CronJob": (BATCH, lambda pod, _name: {"schedule": "* * * * *", "jobTemplate": {"spec": _once(pod)}}),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def controllers_run(webhook: Webhook) -> Iterator[None]:
+    """Workloads make pods, on a node that never runs them."""
+    webhook.plane.start_controller_manager()
+    node = {"metadata": {"name": "gpu-1", "labels": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}}}
+    webhook.plane.client.create("/api/v1/nodes", node)
+    # A node that has not been heard of is tainted, and no DaemonSet goes there.
+    webhook.plane.client.patch("/api/v1/nodes/gpu-1", {"spec": {"taints": None}})
+    yield
+    webhook.plane.client.delete("/api/v1/nodes/gpu-1")
+    webhook.plane.stop_controller_manager()
+
+
+def _make(plane: ControlPlane, namespace: str, kind: str, pod: Raw, **metadata: Any) -> Raw:
+    version, spec = WORKLOADS[kind]
+    workload = {"metadata": {"name": "llama"} | metadata, "spec": spec(pod, "llama")}
+    return plane.client.create(f"/apis/{version}/namespaces/{namespace}/{kind.lower()}s", workload)
+
+
+def _pod_of(plane: ControlPlane, namespace: str) -> Raw:
+    """The pod that a controller makes there."""
+    found: list[Raw] = []
+
+    def made() -> bool:
+        found[:] = plane.client.get(f"/api/v1/namespaces/{namespace}/pods")["items"]
+        return bool(found)
+
+    plane.wait_for(made, f"pod in {namespace}", seconds=90)
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def scheduled(webhook: Webhook) -> str:
+    """A namespace with a CronJob, made first: its controller waits for the next full minute."""
+    namespace = webhook.plane.namespace("kind-cronjob", OPTED_IN)
+    pod = vllm_pod(annotations=AUTOMATED)
+    recommend(webhook.plane, namespace, WorkloadRef("batch", "CronJob", "llama"), pod)
+    _make(webhook.plane, namespace, "CronJob", pod)
+    return namespace
+
+
+@pytest.mark.usefixtures("scheduled")
+@pytest.mark.parametrize("kind", [kind for kind in WORKLOADS if kind != "CronJob"])
+def test_pods_of(webhook: Webhook, kind: str) -> None:
+    """What is recommended for a workload reaches the pod that its controller makes."""
+    plane = webhook.plane
+    namespace = plane.namespace(f"kind-{kind.lower()}", OPTED_IN)
+    pod = vllm_pod(annotations=AUTOMATED)
+    group = WORKLOADS[kind][0].partition("/")[0]
+    recommend(webhook.plane, namespace, WorkloadRef(group, kind, "llama"), pod)
+    _make(plane, namespace, kind, pod)
+    made = _pod_of(plane, namespace)
+    assert injected(made)
+    assert args_of(made) == [*args_of(pod), *FLAGS]
+    # No workload was changed for it.
+    plural = f"/apis/{WORKLOADS[kind][0]}/namespaces/{namespace}/{kind.lower()}s/llama"
+    assert args_of(plane.client.get(plural)["spec"]["template"]) == args_of(pod)
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "Job"])
+def test_an_excluded_workload_without_a_recommendation(webhook: Webhook, kind: str) -> None:
+    """The annotation stands on the workload, not on its pods: the webhook has to know the workload."""
+    plane = webhook.plane
+    namespace = plane.namespace(f"excluded-{kind.lower()}", OPTED_IN)
+    pod = vllm_pod()
+    stopped = {"suspend": True} if kind == "Job" else {"replicas": 0}
+    version, spec = WORKLOADS[kind]
+    workload = {
+        "metadata": {"name": "llama", "annotations": {ANNOTATION_EXCLUDE: "true"}},
+        "spec": spec(pod, "llama") | stopped,
+    }
+    plane.client.create(f"/apis/{version}/namespaces/{namespace}/{kind.lower()}s", workload)
+    probe = owned(pod, WorkloadRef(version.partition("/")[0], kind, "llama"))
+    plane.wait_for(lambda: not injected(tried(plane, namespace, probe)), "exclusion")
+    going = {"suspend": False} if kind == "Job" else {"replicas": 1}
+    plane.client.patch(f"/apis/{version}/namespaces/{namespace}/{kind.lower()}s/llama", {"spec": going})
+    made = _pod_of(plane, namespace)
+    assert not injected(made)
+    assert args_of(made) == args_of(pod)
+
+
+@pytest.mark.parametrize(
+    ("workload", "labels", "owner"),
+    [
+        pytest.param(
+            WorkloadRef("leaderworkerset.x-k8s.io", "LeaderWorkerSet", "llama"),
+            {
+                "leaderworkerset.sigs.k8s.io/name": "llama",
+                "leaderworkerset.sigs.k8s.io/group-index": "0",
+                "leaderworkerset.sigs.k8s.io/worker-index": "0",
+                "leaderworkerset.sigs.k8s.io/size": "1",
+            },
+            {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "llama"},
+            id="leader of a LeaderWorkerSet",
+        ),
+        pytest.param(
+            WorkloadRef("serving.kserve.io", "InferenceService", "llama"),
+            {
+                "serving.kserve.io/inferenceservice": "llama",
+                "component": "predictor",
+                "pod-template-hash": "6d4f9b7c5",
+            },
+            {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "llama-predictor-6d4f9b7c5"},
+            id="predictor of KServe",
+        ),
+        pytest.param(
+            WorkloadRef("argoproj.io", "Rollout", "llama"),
+            {"app": "llama", "rollouts-pod-template-hash": "7d9c8f6b5"},
+            {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "llama-7d9c8f6b5"},
+            id="pod of an Argo Rollout",
+        ),
+    ],
+)
+def test_pods_as_other_operators_make_them(
+    webhook: Webhook, workload: WorkloadRef, labels: dict[str, str], owner: Raw
+) -> None:
+    plane = webhook.plane
+    namespace = plane.namespace(f"operator-{workload.kind.lower()}", OPTED_IN)
+    owners = [owner | {"uid": "0b9a5f5e-3f6c-4a63-9b43-1f5b3f0b8d11", "controller": True, "blockOwnerDeletion": True}]
+    pod = vllm_pod(None, generateName=f"{owner['name']}-", labels=labels, annotations=AUTOMATED, ownerReferences=owners)
+    recommend(webhook.plane, namespace, workload, pod)
+    made = plane.client.create(f"/api/v1/namespaces/{namespace}/pods", pod, dryRun="All")
+    assert injected(made)
+    assert args_of(made) == [*args_of(pod), *FLAGS]
+
+
+def test_a_new_image_starts_as_its_author_wrote_it(webhook: Webhook) -> None:
+    """A rollout reaches admission before the recommender has seen the new pod."""
+    plane = webhook.plane
+    namespace = plane.namespace("rollout", OPTED_IN)
+    pod = vllm_pod(annotations=AUTOMATED)
+    recommend(webhook.plane, namespace, WorkloadRef("apps", "Deployment", "llama"), pod)
+    newer = copy.deepcopy(pod)
+    newer["spec"]["containers"][0]["image"] = "vllm/vllm-openai:v0.12.0"
+    _make(plane, namespace, "Deployment", newer)
+    made = _pod_of(plane, namespace)
+    assert injected(made)
+    assert args_of(made) == args_of(pod)
+
+
+def test_pods_of_a_cron_job(webhook: Webhook, scheduled: str) -> None:
+    """Last: by now its minute is nearly over."""
+    made = _pod_of(webhook.plane, scheduled)
+    assert injected(made)
+    assert args_of(made)[-2:] == FLAGS
