@@ -100,7 +100,8 @@ async def test_two_thousand_objects_and_a_restart(control_plane: ControlPlane) -
     async with following(control_plane.kubeconfig, CONFIG_MAPS, value_of, selection=selection) as (reflector, lists):
         await until(lambda: reflector.synced)
         assert len(reflector.objects) == 2000
-        assert len(lists) == 8
+        # Pages of 250; where a controller manager runs, its root certificate lies there too.
+        assert len(lists) in (8, 9)
         assert reflector.age_seconds < 60
 
         def changes(round_: int) -> None:

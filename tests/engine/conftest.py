@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from vllm_plugin.guard import hooks
 
 from .harness import Engine, quiet_environment
 
@@ -16,6 +18,15 @@ from .harness import Engine, quiet_environment
 def counted_out_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the order of free blocks is not known (before 0.24), compare the count of this moment."""
     monkeypatch.setattr("vllm_plugin.pool._SCAN_SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def hooks_as_they_were() -> Iterator[None]:
+    """What one test breaks is whole again for the next: hooks are of the process."""
+    before = {name: one.active for name, one in hooks.items()}
+    yield
+    for name, one in hooks.items():
+        one.active, one._strain = before.get(name, True), 0.0
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from vllm_plugin import formats
+from vllm_plugin.page import families
 
 MIB = 1 << 20
 
@@ -55,6 +59,11 @@ def snapshot(pid: int = 1, started: int = 1, **parts: Any) -> dict[str, Any]:
     hooks = {"lookup": {"active": True, "errors": 0, "seconds": 0.5}}
     base = {"pid": pid, "started": started, "version": "1", "loaded_from": "here", "engines": [], "workers": []}
     return {**base, "hooks": hooks, **parts}
+
+
+def render(snapshots: Sequence[Mapping[str, Any]]) -> str:
+    """The page in Prometheus' text format."""
+    return formats.text(families(snapshots))
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

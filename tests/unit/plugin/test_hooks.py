@@ -350,3 +350,27 @@ def test_a_plugin_that_vanishes_after_registering_is_no_reason_to_fail(tmp_path:
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{wheel}:{tmp_path}"},
     )
     assert (done.returncode, done.stdout.strip()) == (0, "1 2"), done.stderr
+
+
+UNKNOWN_EXECUTOR = """
+import vllm_plugin
+vllm_plugin.register()
+from vllm.v1.core import kv_cache_manager
+from vllm.v1.executor import abstract
+from vllm_plugin.guard import hooks
+print(abstract.VALUE, hooks["executor"].active, hooks["executor"].errors)
+"""
+
+
+def test_an_executor_that_nobody_has_seen_can_be_imported(tmp_path: Path) -> None:
+    """It is looked for where a manager does not take its configuration, as in old releases; so may a new one's."""
+    modules = {
+        "core/kv_cache_manager.py": "class KVCacheManager:\n    def __init__(self, *args): pass\n",
+        "executor/abstract.py": "VALUE = 1\n",
+    }
+    for name, text in modules.items():
+        module = tmp_path / "vllm" / "v1" / name
+        module.parent.mkdir(parents=True)
+        module.write_text(text)
+    path = f"{Path(__file__).parents[3]}:{tmp_path}"
+    assert in_a_process(UNKNOWN_EXECUTOR, PYTHONPATH=path) == "1 False 1"

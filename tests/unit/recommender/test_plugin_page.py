@@ -17,7 +17,8 @@ from recommender.samples import RefusedSampleError
 from vllm_plugin import names
 from vllm_plugin.estimator import ReuseEstimator
 from vllm_plugin.exporter import Exporter
-from vllm_plugin.page import render
+from vllm_plugin.formats import text
+from vllm_plugin.page import families
 
 BLOCK_BYTES, BLOCK_TOKENS, BLOCKS = 1 << 20, 16, 1000
 
@@ -84,7 +85,7 @@ def observed() -> ReuseEstimator:
 
 def test_every_figure_arrives() -> None:
     estimator = observed()
-    (found,) = parse_page(render([snapshot(estimator, workers=2)])).engines
+    (found,) = parse_page(text(families([snapshot(estimator, workers=2)]))).engines
     assert found.facts.blocks == BLOCKS
     assert found.facts.model == 'llama "tiny"'
     assert found.facts.vllm_version == "0.32.0"
@@ -101,7 +102,46 @@ def test_every_figure_arrives() -> None:
 def test_before_the_worker_reports_nothing_is_believed() -> None:
     """The pool is known, the weights are not: a size without them would be wrong."""
     with pytest.raises(RefusedSampleError, match="model_weights_bytes"):
-        parse_page(render([snapshot(observed(), workers=0)]))
+        parse_page(text(families([snapshot(observed(), workers=0)])))
+
+
+def page_of(engines: dict[str, Any], workers: dict[str, Any], **parts: Any) -> str:
+    """The honest page, with these fields of its engine and of its worker changed."""
+    whole = snapshot(observed(), workers=1)
+    changed = {kind: [{**whole[kind][0], **fields}] for kind, fields in (("engines", engines), ("workers", workers))}
+    return text(families([{**whole, **changed, **parts}]))
+
+
+NO_REQUESTS = dict.fromkeys(("active_bytes", "active_peak_bytes", "demand_peak_bytes", "reusable_bytes"))
+NO_POOL = {"capacity_bytes": 0, "block_bytes": 0}
+
+
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [
+        (page_of({"asleep": 1, **NO_REQUESTS}, {"weights_bytes": 0, "capacity_bytes": 0}), r"vLLM sleeps \(engine 0\)"),
+        (page_of({**NO_POOL, "reuse_counts": []}, NO_POOL), "the model keeps no KV cache"),
+        (
+            page_of(
+                {"capacity_bytes": None, "reuse_counts": [], "info": {"override": names.OVERRIDE_KVCACHED}},
+                {"capacity_bytes": None, "block_bytes": None},
+            ),
+            "kvcached manages",
+        ),
+    ],
+    ids=["asleep", "pooling", "kvcached"],
+)
+def test_a_page_on_which_nothing_is_to_be_sized_says_why(page: str, reason: str) -> None:
+    with pytest.raises(RefusedSampleError, match=reason):
+        parse_page(page)
+
+
+def test_another_pods_page_is_not_taken_for_this_ones() -> None:
+    """Two pods with hostNetwork on one node: the second one cannot have the port, and the first one answers."""
+    page = page_of({}, {}, pod_uid="0b5e")
+    with pytest.raises(RefusedSampleError, match=r"another pod \(UID 0b5e\).*VLLM_RIGHTSIZER_PORT"):
+        parse_page(page, "77aa")
+    assert parse_page(page, "0b5e") == parse_page(page) == parse_page(page_of({}, {}), "77aa")
 
 
 async def test_the_scraper_asks_for_the_compact_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -111,7 +151,7 @@ async def test_the_scraper_asks_for_the_compact_page(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv(names.ENV_PORT, str(port))
     monkeypatch.setenv(names.ENV_DIR, str(tmp_path))
     pages: list[str] = []
-    monkeypatch.setattr(scraping, "parse_page", lambda text: pages.append(text) or parse_page(text))
+    monkeypatch.setattr(scraping, "parse_page", lambda page, uid: pages.append(page) or parse_page(page, uid))
     exporter = Exporter(lambda: snapshot(observed(), workers=2))
     exporter.tick()
     try:
@@ -121,6 +161,6 @@ async def test_the_scraper_asks_for_the_compact_page(monkeypatch: pytest.MonkeyP
             )
     finally:
         exporter._step_down()
-    assert found.sample == parse_page(render([snapshot(observed(), workers=2)]))
+    assert found.sample == parse_page(text(families([snapshot(observed(), workers=2)])))
     assert len(pages) == 1
     assert pages[0].startswith("[")
