@@ -8,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV = uv=$$(PYTHON=$(PYTHON) .ci/uv) && "$$uv"
 OUTPUT ?= build
-TEST_PROGRAMS := etcd kube-apiserver kube-controller-manager prometheus promtool
+TEST_PROGRAMS := etcd kube-apiserver kube-controller-manager
 
 .PHONY: help venv demo test check lint e2e unit fuzz bench-webhook bench-plugin soak crds matrix lock wheels bench-gpu clean
 
@@ -31,7 +31,8 @@ test: venv ## every test, those on a real vLLM and a real API server too
 	@mkdir -p build
 	@# The API server is built beside the first tests; those that need it come last, and wait for it.
 	@$(PYTHON) .ci/binaries $(TEST_PROGRAMS) > build/programs.log 2>&1 &
-	@$(BIN)/pytest -m "not e2e"
+	@# Two files at a time, in the order of collection.
+	@$(BIN)/pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not e2e"
 
 e2e: venv ## the tests that need more programs: the first time they are built, which takes ten minutes
 	@$(BIN)/pytest -m e2e

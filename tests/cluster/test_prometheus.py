@@ -24,6 +24,8 @@ from bench.lab.programs import folder_with
 from vllm_plugin import names
 from vllm_plugin.exporter import Exporter
 
+pytestmark = pytest.mark.e2e
+
 JOBS = """
 global: {scrape_interval: 200ms, scrape_timeout: 200ms}
 scrape_configs:

@@ -197,10 +197,11 @@ def plugin_report() -> dict[str, Any] | None:
     process = sys.modules.get("vllm_plugin.process")
     if process is None:
         return None
-    from vllm_plugin.page import render
+    from vllm_plugin.formats import text
+    from vllm_plugin.page import families
 
     report = process.current().report()
-    return {**report, "page": render([report])}
+    return {**report, "page": text(families([report]))}
 
 
 def main(folder: Path, names: list[str]) -> None:

@@ -364,13 +364,11 @@ print(abstract.VALUE, hooks["executor"].active, hooks["executor"].errors)
 
 def test_an_executor_that_nobody_has_seen_can_be_imported(tmp_path: Path) -> None:
     """It is looked for where a manager does not take its configuration, as in old releases; so may a new one's."""
-    modules = {
-        "core/kv_cache_manager.py": "class KVCacheManager:\n    def __init__(self, *args): pass\n",
-        "executor/abstract.py": "VALUE = 1\n",
-    }
-    for name, text in modules.items():
-        module = tmp_path / "vllm" / "v1" / name
-        module.parent.mkdir(parents=True)
-        module.write_text(text)
+    engine = tmp_path / "vllm" / "v1"
+    for folder in (engine.parent, engine, engine / "core", engine / "executor"):
+        folder.mkdir()
+        (folder / "__init__.py").touch()
+    (engine / "core" / "kv_cache_manager.py").write_text("class KVCacheManager:\n    def __init__(self, *args): pass\n")
+    (engine / "executor" / "abstract.py").write_text("VALUE = 1\n")
     path = f"{Path(__file__).parents[3]}:{tmp_path}"
     assert in_a_process(UNKNOWN_EXECUTOR, PYTHONPATH=path) == "1 False 1"

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from vllm_plugin import names, page
+from vllm_plugin import names
 
-from .pages import engine, samples, snapshot
+from .pages import engine, render, samples, snapshot
 
 ROOT = Path(__file__).parents[3]
 
@@ -89,7 +89,7 @@ def test_every_family_stands_there_once(tmp_path: Path, how: tuple[str, ...]) ->
     assert found["vllm:requests_total", ()] == 3
     assert errors == 0
     hooks: dict[str, Any] = {}
-    mine = samples(page.render([snapshot(engines=[{**engine(), "info": {}}], hooks=hooks)]))
+    mine = samples(render([snapshot(engines=[{**engine(), "info": {}}], hooks=hooks)]))
     skipped = (names.ENGINE_INFO, names.BUILD_INFO, names.HOOK_SECONDS)
     assert {key: value for key, value in mine.items() if key[0] not in skipped}.items() <= found.items()
     families = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]

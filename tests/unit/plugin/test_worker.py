@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from vllm_plugin import names, override, page, process
+from vllm_plugin import names, override, process
 from vllm_plugin.hooks import worker as hooks
 from vllm_plugin.worker import WorkerTracker
+
+from .pages import render
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -117,7 +119,7 @@ def test_overhead_is_this_processs_own_and_known_after_the_warm_up(trackers: lis
     report = report_of(tracker)
     assert (report["capacity_bytes"], report["weights_bytes"]) == (2 * GIB, 5 * GIB)
     assert (report["allocated_bytes"], report["overhead_bytes"]) == (None, {})
-    text = page.render([snapshot_of(report)])
+    text = render([snapshot_of(report)])
     assert names.MODEL_WEIGHTS_BYTES in text
     assert names.GPU_MEMORY_ALLOCATED_BYTES not in text
     assert names.RUNTIME_OVERHEAD_BYTES not in text
