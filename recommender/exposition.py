@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -35,7 +35,10 @@ _INDISPENSABLE_HOOKS = ("kv_cache_manager", "lookup", "admission", "free")
 """Without one of them the figures stand still, and look like those of a quiet service."""
 
 _REUSE_HOOK = "reuse"
-_SEVERAL_KV_GROUPS = "the model has several KV groups (hybrid), which are not modelled yet: today's pool stays"
+_NO_ONE_ORDER = (
+    "the model has several KV groups (hybrid), or V0 a pool for each stage of its pipeline, which is not modelled yet: "
+    "today's pool stays"
+)
 
 _LARGEST_BLOCK_TOKENS = 1 << 20
 
@@ -43,28 +46,51 @@ Key = tuple[str, str]
 """Engine and rank, each empty where the page does not say."""
 
 
-def parse_page(text: str) -> PodSample:
-    """One sample of every engine on the page. Raises `RefusedSampleError`: a part that is wrong spoils the whole."""
+def parse_page(text: str, pod_uid: str = "") -> PodSample:
+    """One sample of every engine on the page. Raises `RefusedSampleError`: a part that is wrong spoils the whole.
+
+    `pod_uid`: of the pod whose page this should be, where that is known.
+    """
     page = _Page(text)
     if not page.values:
         raise RefusedSampleError(f"the page has none of the plugin's metrics ({names.PREFIX}...)")
+    shown_uid = page.info.get(names.LABEL_POD_UID)
+    if pod_uid and shown_uid and shown_uid != pod_uid:
+        raise RefusedSampleError(
+            f"the page is that of another pod (UID {shown_uid}): with hostNetwork, pods of one node need a "
+            f"{names.ENV_PORT} each"
+        )
     off = next((hook for hook in _INDISPENSABLE_HOOKS if not page.hooks.get(hook, True)), None)
     if off is not None:
         raise RefusedSampleError(
             f"the plugin's hook {off} is off, its figures stand still: the pod's log says why, a new pod tries again"
         )
     engines = page.engines()
+    nothing_to_size = _nothing_to_size(page, engines)
+    if nothing_to_size is not None:
+        raise RefusedSampleError(nothing_to_size)
     if not engines:
-        raise RefusedSampleError(
-            f"the page has no {names.KV_CACHE_CAPACITY_BYTES}: vLLM is still starting, or the model keeps no KV cache"
-        )
+        raise RefusedSampleError(f"the page has no {names.KV_CACHE_CAPACITY_BYTES}: vLLM is still starting")
     if not page.buckets or not page.hooks.get(_REUSE_HOOK, True):
-        raise RefusedSampleError(f"the page has no {names.KV_REUSE_DISTANCE_BYTES}: {_SEVERAL_KV_GROUPS}")
+        raise RefusedSampleError(f"the page has no {names.KV_REUSE_DISTANCE_BYTES}: {_NO_ONE_ORDER}")
     return PodSample(
         plugin_version=page.info.get("plugin_version") or page.info.get("version") or "",
         engines=tuple(_engine_sample(page, engine) for engine in engines),
         hooks=page.hooks,
     )
+
+
+def _nothing_to_size(page: _Page, engines: Sequence[str]) -> str | None:
+    """Why a page that is as it should be says nothing of a pool's size; None where it does."""
+    if page.info.get("override") == names.OVERRIDE_KVCACHED:
+        return "kvcached manages this vLLM's KV cache, which is elastic already: its size is left alone"
+    asleep = [engine for engine in engines if page.value(names.ENGINE_ASLEEP, engine, default=0)]
+    if asleep:
+        return f"vLLM sleeps (engine {', '.join(asleep)}): its KV cache is off the device until it wakes up"
+    sizes = (names.KV_CACHE_CAPACITY_BYTES, names.KV_CACHE_BLOCK_BYTES)
+    if engines and not any(page.value(size, engine, default=1) for engine in engines for size in sizes):
+        return "the model keeps no KV cache (it pools or embeds): there is nothing to size"
+    return None
 
 
 class _Page:

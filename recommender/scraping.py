@@ -95,7 +95,7 @@ class Scraper:
             try:
                 async with asyncio.timeout(self._deadline_seconds):
                     page = await self._page(*address)
-                sample = parse_page(page)
+                sample = parse_page(page, pod.uid)
             except RefusedSampleError as error:
                 fault = str(error)
             except TimeoutError:

@@ -65,11 +65,6 @@ class Sizing:
     spending: Spending | None = None
     """Of the day's loss budget; None where the policy has none."""
 
-    @property
-    def sufficient(self) -> bool:
-        """Does the data allow a smaller size?"""
-        return all(guard.passed for guard in self.guards)
-
 
 @dataclass
 class _Choice:

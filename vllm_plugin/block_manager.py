@@ -127,7 +127,8 @@ class BlockManagerTracker(EngineTracker):
 
     def floor_blocks(self) -> int:
         """The least number of blocks that vLLM starts with: one request of the longest kind in each pool."""
-        longest = int(getattr(self.vllm_config, "model_config").max_model_len)  # noqa: B009
+        config: Any = self.vllm_config
+        longest = int(config.model_config.max_model_len)
         return len(self._allocators) * ceil_div(longest, self.block_tokens)
 
     def report(self) -> dict[str, Any]:

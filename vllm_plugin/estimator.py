@@ -21,7 +21,7 @@ from typing import Optional, Union
 
 from vllm_plugin.crowding import add_crowded_run, crowded
 from vllm_plugin.histogram import ReuseHistogram
-from vllm_plugin.sampling import WIDEST_GAP, position, sampled
+from vllm_plugin.sampling import GapShare, position, sampled
 from vllm_plugin.stack import Event, FreeStack
 
 _Owner = Union[int, Event]
@@ -29,8 +29,6 @@ _Owner = Union[int, Event]
 _Stretch = tuple[Optional[Event], int]
 """A stretch of a chain with one owner (None: running requests), and the index at which it ends."""
 
-_REMEMBERED_BLOCKS = 1 << 20
-"""So many blocks of settled gaps, then the older half fades: prompts change."""
 _FEW_KEYS = 8192
 """So many samples, about 1 MB, are kept however deep they lie: a pool that was made small then still knows what the
 larger one had."""
@@ -70,9 +68,7 @@ class ReuseEstimator:
         self._stack = FreeStack(slots)
         self._table: dict[Hashable, _Owner] = {}
         self._held: dict[str, list[Hashable]] = {}
-        # Blocks in common, and in all, of gaps that were settled; to begin with, one gap of which half is.
-        self._settled_common = WIDEST_GAP // 2
-        self._settled_blocks = WIDEST_GAP
+        self._in_common = GapShare()
 
     def lookup(
         self,
@@ -232,6 +228,7 @@ class ReuseEstimator:
             if owner is None:
                 break
             pinned = owner.__class__ is int
+            # mypy does not follow the comparison of classes, which is faster than `isinstance`.
             event: Event | None = None if pinned else owner  # type: ignore[assignment]
             if owners.count(owner) == count - sample:
                 sample = count
@@ -281,7 +278,7 @@ class ReuseEstimator:
                 stretches.append((event, min(max(other.start, low), hit)))
                 event = other
             stretches.append((event, hit))
-            self._settle(hit - first, high - first)
+            self._in_common.settle(hit - first, high - first)
             return
         low = max(low, hit)
         for index in range(high - 1, low - 1, -1):
@@ -293,17 +290,8 @@ class ReuseEstimator:
                 stretches.append((other, index + 1))
                 return
         if not closed:
-            common = self._settled_common / self._settled_blocks
-            end = max(low, first + round(common * (high - first)))
+            end = max(low, first + self._in_common.of(high - first))
             stretches.append((event, end if event is None else min(end, max(event.end, low))))
-
-    def _settle(self, common: int, blocks: int) -> None:
-        """The real pool has shown how many `blocks` of a gap two chains have in common."""
-        self._settled_common += common
-        self._settled_blocks += blocks
-        if self._settled_blocks > _REMEMBERED_BLOCKS:
-            self._settled_common //= 2
-            self._settled_blocks //= 2
 
     def _evicted(self, event: Event | None, index: int, base: int) -> bool:
         """Whether today's pool had to drop this block of the event, so that its absence says nothing."""

@@ -259,7 +259,7 @@ class _Server(socketserver.ThreadingMixIn, HTTPServer):
             time.sleep(_PAUSE_SECONDS)
             raise
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 (socketserver gives it)
         """Called for each connection, in the thread that accepts: False closes it."""
         if len(self._open) >= _MAX_CONNECTIONS:
             return False

@@ -14,7 +14,8 @@ logger = logging.getLogger("vllm.rightsizer")
 
 _TOO_MANY = 5
 _FORGIVEN_BY_SUCCESS = 0.1
-_MARK = "_vllm_rightsizer"
+MARK = "_vllm_rightsizer"
+"""An attribute of every function that stands before one of vLLM's."""
 
 
 class Hook:
@@ -109,13 +110,13 @@ def wrap(
     if not callable(original):
         of.switch_off(f"this vLLM has no {getattr(owner, '__name__', owner)}.{attribute}")
         return
-    if getattr(original, _MARK, False):
+    if getattr(original, MARK, False):
         return
     kind = type(_declared(owner, attribute))
     if kind in (classmethod, staticmethod):
         original = _declared(owner, attribute).__func__
     wrapped = _with_observers(original, of, before, after)
-    setattr(wrapped, _MARK, True)
+    setattr(wrapped, MARK, True)
     setattr(owner, attribute, kind(wrapped) if kind in (classmethod, staticmethod) else wrapped)
 
 

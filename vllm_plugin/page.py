@@ -52,13 +52,6 @@ _RANK_GAUGES = (
 )
 
 
-def render(snapshots: Sequence[Mapping[str, Any]]) -> str:
-    """The whole page in Prometheus' text format."""
-    from vllm_plugin.formats import text
-
-    return text(families(snapshots))
-
-
 def families(snapshots: Sequence[Mapping[str, Any]]) -> list[Family]:
     """All metrics that have a sample. `snapshots`: of all living processes that belong together."""
     engines = _labelled(snapshots, "engines", (names.LABEL_ENGINE,))

@@ -61,7 +61,7 @@ def decide_pod(pod: Raw, namespace: str, knowledge: Knowledge, settings: Injecti
     workload = knowledge.workload(namespace, pod)
     # A group of the user's own need not be an object: what is said about a pod is said by the owners that it has.
     automation = knowledge.automation(namespace, workload_of(pod), _annotations(pod))
-    if automation.excluded:
+    if automation.excluded or knowledge.excluded(namespace, pod):
         return Outcome(Reason.EXCLUDED, f"{workload} is excluded by annotation")
     detection = detect(pod)
     if detection.unread:

@@ -19,7 +19,7 @@ from recommender.api.policies import (
     VLLMPolicy,
 )
 from recommender.api.recommendations import DEGRADED, VLLMRecommendation
-from recommender.api.workloads import WorkloadRef, workload_of
+from recommender.api.workloads import WorkloadRef, owners_above, workload_of
 from vllm_plugin.names import ANNOTATION_EXCLUDE
 from webhook.owners import NO_ANNOTATIONS, WORKLOAD_KINDS, Owner, OwnerKey, owner_of
 
@@ -82,6 +82,11 @@ class Knowledge:
         return resolve_automation(
             pod_annotations, self._annotations(namespace, workload), self.namespaces.get(namespace), self.cluster
         )
+
+    def excluded(self, namespace: str, pod: Raw) -> bool:
+        """Whether an owner of the pod is, also one below its workload: a CronJob's Job, a group's StatefulSet."""
+        above = owners_above(pod, lambda ref: self._owners_of(namespace, ref))
+        return any(flag(self._said(namespace, ref).get(ANNOTATION_EXCLUDE)) for ref in above)
 
     def only_shown(self, automation: Automation) -> bool:
         """Changes are to be shown, not made: the cluster or the workload's policy says DryRun."""

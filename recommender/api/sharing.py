@@ -43,6 +43,8 @@ SHARING_RESOURCES = (
 _ASSIGNED_DEVICES = ".gpus.devices"
 """Written by KAI itself, once it has found a GPU."""
 SHARING_ANNOTATIONS = (KAI_FRACTION, KAI_MEMORY, KAI_DEVICES)
+_RESOURCES = (WHOLE_GPU, HAMI_CORES, *SHARING_RESOURCES)
+_ANNOTATIONS = (KAI_CONTAINER, *SHARING_ANNOTATIONS)
 
 Place = tuple[str, ...]
 """Keys from a container, or from the pod where no container is meant."""
@@ -151,14 +153,30 @@ def _containers(pod: Raw) -> Iterator[Raw]:
 
 
 def _is_ours(emitted: Emitted) -> bool:
-    """Nobody else's text may make us move fields that we never write."""
+    """Nobody else's text may make us move fields that we never write, or put values there that make no pod."""
     if emitted.emitter not in EMITTERS or type(emitted.request_bytes) is not int or len(emitted.edits) > _MOST_EDITS:
         return False
-    return all(
-        edit.place[:1] == ("resources",)
-        if edit.container is not None
-        else edit.place[:2] in (("metadata", "annotations"), ("spec", "schedulerName"), ("spec", "resourceClaims"))
-        for edit in emitted.edits
+    return all(_fits(edit, edit.now) and _fits(edit, edit.was) for edit in emitted.edits)
+
+
+def _fits(edit: Edit, value: Any) -> bool:
+    """Whether `value` is one for the place of `edit`, and that place one of ours."""
+    match (edit.container, *edit.place):
+        case (str(), "resources", "limits" | "requests", str(name)):
+            return name in _RESOURCES and (value is None or str(value).isdecimal())
+        case (None, "metadata", "annotations", str(name)):
+            ours = name in _ANNOTATIONS or name.startswith(NVFRACTIONS_PREFIX)
+            return ours and (value is None or isinstance(value, str))
+        case (None, "spec", "schedulerName"):
+            return value is None or isinstance(value, str)
+        case (str(), "resources", "claims") | (None, "spec", "resourceClaims"):
+            return value is None or _are_claims(value)
+    return False
+
+
+def _are_claims(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(claim, dict) and all(isinstance(text, str) for text in claim.values()) for claim in value
     )
 
 

@@ -59,7 +59,7 @@ def workload_of(pod: dict[str, Any], groups: Sequence[CustomOwnerGroup] = (), ow
     """
     metadata = pod.get("metadata") or {}
     labels = metadata.get("labels") or {}
-    grouped = _grouped(metadata, labels, groups, owners) if groups else None
+    grouped = _grouped(pod, labels, groups, owners) if groups else None
     if grouped is not None:
         return grouped
     if LWS_NAME in labels:
@@ -90,13 +90,13 @@ def _above(owner: WorkloadRef, labels: dict[str, str]) -> WorkloadRef:
 
 
 def _grouped(
-    metadata: dict[str, Any], labels: dict[str, str], groups: Sequence[CustomOwnerGroup], owners: Owners
+    pod: dict[str, Any], labels: dict[str, str], groups: Sequence[CustomOwnerGroup], owners: Owners
 ) -> WorkloadRef | None:
     """The workload that the first fitting one of the user's groups makes of the pod."""
     chain: list[WorkloadRef] | None = None
     for group in groups:
         if group.owner is not None:
-            chain = _chain(metadata, labels, owners) if chain is None else chain
+            chain = owners_above(pod, owners) if chain is None else chain
             for ref in chain:
                 if (ref.group, ref.kind) == (group.owner.group, group.owner.kind):
                     return ref
@@ -109,8 +109,10 @@ def _grouped(
     return None
 
 
-def _chain(metadata: dict[str, Any], labels: dict[str, str], owners: Owners) -> list[WorkloadRef]:
-    """Every owner above the pod, the nearest first."""
+def owners_above(pod: dict[str, Any], owners: Owners) -> list[WorkloadRef]:
+    """Every owner above the pod, the nearest first, by names and by what `owners` tells."""
+    metadata = pod.get("metadata") or {}
+    labels = metadata.get("labels") or {}
     found: list[WorkloadRef] = []
     level = [_reference(ref) for ref in metadata.get("ownerReferences") or ()]
     for _ in range(_HIGHEST):

@@ -38,10 +38,12 @@ PATCHES = {
 def install() -> None:
     """Prepare every hook. Imports neither vLLM nor, until they are needed, the hooks themselves."""
     for module, hook in PATCHES.items():
-        watch(module, _lazily(hook))
+        watch(module, guarded(hook))
 
 
-def _lazily(hook: str) -> Patch:
+def guarded(hook: str) -> Patch:
+    """The `patch` of that module of this folder, imported only when needed: what it raises ends that hook alone."""
+
     def patch(module: ModuleType) -> None:
         began = thread_time()
         try:

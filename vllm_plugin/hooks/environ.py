@@ -7,7 +7,7 @@ import os
 from types import ModuleType
 from typing import Any
 
-from vllm_plugin.guard import hook
+from vllm_plugin.guard import MARK, hook
 from vllm_plugin.names import ENV_PREFIX
 
 
@@ -16,7 +16,7 @@ def patch(module: ModuleType) -> None:
     platform = module.Platform
     original = vars(platform).get("validate_environ")
     function = getattr(original, "__func__", None)
-    if function is None or getattr(function, "_vllm_rightsizer", False):
+    if function is None or getattr(function, MARK, False):
         return
 
     of = hook("environ")
@@ -29,7 +29,7 @@ def patch(module: ModuleType) -> None:
         finally:
             os.environ.update(hidden)
 
-    validate_environ._vllm_rightsizer = True  # type: ignore[attr-defined]
+    setattr(validate_environ, MARK, True)
     platform.validate_environ = classmethod(validate_environ)
 
 

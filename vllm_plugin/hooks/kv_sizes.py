@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, Callable
 
 from vllm_plugin import geometry, override, raising
-from vllm_plugin.guard import Hook, hook, warn, wrap
+from vllm_plugin.guard import MARK, Hook, hook, warn, wrap
 from vllm_plugin.hooks.pool import tracker_of
 from vllm_plugin.names import OVERRIDE_APPLIED, OVERRIDE_RAISED
 
@@ -23,7 +23,7 @@ def patch(module: ModuleType) -> None:
     name = next((name for name in _PLANS if callable(getattr(module, name, None))), None)
     if name is None:
         of.switch_off(f"{module.__name__} has none of {', '.join(_PLANS)}")
-    elif not hasattr(getattr(module, name), "_vllm_rightsizer"):
+    elif not hasattr(getattr(module, name), MARK):
         setattr(module, name, _forgiving(getattr(module, name), of))
     wrap(module.EngineCore, "__init__", hook("engine_core"), after=_built)
 
@@ -41,7 +41,7 @@ def _forgiving(original: Callable[..., Any], of: Hook) -> Callable[..., Any]:
                 raise
             return raised
 
-    plan._vllm_rightsizer = True  # type: ignore[attr-defined]
+    setattr(plan, MARK, True)
     return plan
 
 

@@ -15,10 +15,7 @@ from itertools import chain
 from types import ModuleType
 from typing import Any
 
-from vllm_plugin.guard import hook
-
-_MARK = "_vllm_rightsizer"
-"""On functions that stand before vLLM's, as `wrap` sets it."""
+from vllm_plugin.guard import MARK, hook
 
 
 def patch(module: ModuleType) -> None:
@@ -49,7 +46,7 @@ def _extend(collector: Any) -> None:
     def collect(self: Any) -> Iterable[Any]:
         return chain(original(self), hook("metrics").run(_metrics) or ())
 
-    setattr(collect, _MARK, True)
+    setattr(collect, MARK, True)
     collector.collect = collect
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from vllm_plugin import override, process, releases
 from vllm_plugin.elastic import ElasticPool
 from vllm_plugin.guard import Hook, hook, shown, wrap
-from vllm_plugin.hooks import executor
+from vllm_plugin.hooks import guarded
 from vllm_plugin.imports import watch
 from vllm_plugin.pool import PoolTracker
 
@@ -34,7 +34,7 @@ def patch(module: ModuleType) -> None:
     """Wrap `KVCacheManager`."""
     manager = module.KVCacheManager
     if "kv_cache_config" not in inspect.signature(manager.__init__).parameters:
-        watch("vllm.v1.executor.abstract", executor.patch)
+        watch("vllm.v1.executor.abstract", guarded("executor"))
     wrap(manager, "__init__", hook("kv_cache_manager"), after=_built)
     wrap(manager, "get_computed_blocks", hook("lookup"), after=_looked_up)
     wrap(manager, "free", hook("free"), before=_before_free, after=_freed)

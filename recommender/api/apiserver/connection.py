@@ -26,7 +26,6 @@ CONNECTION_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
-APPLY_PATCH = "application/apply-patch+yaml"
 
 _CONNECT_SECONDS = 5.0
 _REQUEST_SECONDS = 60.0

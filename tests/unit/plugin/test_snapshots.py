@@ -47,15 +47,15 @@ from vllm_plugin.snapshots import SnapshotFolder
 
 folder = SnapshotFolder(Path(sys.argv[1]))
 folder.write({"pid": os.getpid(), "engines": [], "workers": []})
-child = os.fork() if sys.argv[2] == "forks" else 1
-if child:
-    print(child, flush=True)
+# A forked child says so itself: by then it has left its parent's lock.
+if sys.argv[2] == "plain" or os.fork() == 0:
+    print(os.getpid(), flush=True)
 time.sleep(60)
 """
 
 
 def writer(path: Path, how: str) -> tuple[subprocess.Popen[str], int]:
-    """A process that has written, and its forked child's number."""
+    """A process that has written, and the number of its forked child, or its own."""
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path), how],
         stdout=subprocess.PIPE,

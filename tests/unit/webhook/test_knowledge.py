@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from webhook_cases import pod
 
 from recommender.api.object_store import FileObjectStore
 from recommender.api.owner_groups import CustomOwnerGroup, OwnerKind
 from recommender.api.policies import ClusterAutomationSpec
 from recommender.api.workloads import WorkloadRef
 from vllm_plugin.names import ANNOTATION_AUTO, ANNOTATION_EXCLUDE, API_VERSION
+from webhook.admission import decide_pod
 from webhook.knowledge import Knowledge, KnowledgeReader
 from webhook.owners import BUILT_IN_OWNERS, CUSTOM_OWNERS, Owner, owner_of
+from webhook.reviews import Reason
+from webhook.settings import InjectionSettings
 from webhook.watching import FolderWatch
 
 LLAMA = WorkloadRef("apps", "Deployment", "llama")
+SETTINGS = InjectionSettings()
 
 
 def _recommendation(**status: Any) -> dict[str, Any]:
@@ -195,6 +200,36 @@ def test_what_is_said_above_a_workload(above: dict[str, str], own: dict[str, str
     automation = knowledge.automation("prod", LLAMA, {})
     assert (automation.excluded, automation.enabled) == expected
     assert not knowledge.automation("dev", LLAMA, {}).excluded
+
+
+@pytest.mark.parametrize(
+    ("labels", "owner", "excluded", "workload"),
+    [
+        ({}, ("batch", "Job", "eval-29000000"), ("batch", "Job", "eval-29000000"), "CronJob/eval"),
+        (
+            {"leaderworkerset.sigs.k8s.io/name": "big"},
+            ("apps", "StatefulSet", "big"),
+            ("apps", "StatefulSet", "big"),
+            "LeaderWorkerSet/big",
+        ),
+        (
+            {"serving.kserve.io/inferenceservice": "chat", "pod-template-hash": "5d"},
+            ("apps", "ReplicaSet", "llama-5d"),
+            ("apps", "Deployment", "llama"),
+            "InferenceService/chat",
+        ),
+    ],
+)
+def test_an_exclusion_holds_below_the_workload_too(
+    labels: dict[str, str], owner: tuple[str, str, str], excluded: tuple[str, str, str], workload: str
+) -> None:
+    group, kind, name = owner
+    before = pod(labels=labels, ownerReferences=[_reference(f"{group}/v1", kind, name)])
+    owners = {("prod", WorkloadRef(*excluded)): Owner({ANNOTATION_EXCLUDE: "true"}, ())}
+    known = Knowledge(owners=owners)
+    assert str(known.workload("prod", before)) == workload
+    assert decide_pod(before, "prod", known, SETTINGS).reason is Reason.EXCLUDED
+    assert decide_pod(before, "dev", known, SETTINGS).reason is Reason.INJECTED
 
 
 def test_an_owner_group_of_the_users_own_looks_far_up() -> None:
