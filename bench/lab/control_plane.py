@@ -16,7 +16,7 @@ from bench.lab.client import ApiClient, StatusError
 from bench.lab.programs import LabError, folder_with, free_ports, start
 from vllm_rightsizer.demo.processes import Program
 
-_UP_SECONDS = 60.0
+_UP_SECONDS = 180.0
 _CONTROLLERS = (
     "cronjob-controller",
     "daemonset-controller",

@@ -19,7 +19,7 @@ MANIFESTS = ROOT / "deploy" / "kubernetes"
 NAMESPACE = "vllm-rightsizer"
 SERVICE = "vllm-rightsizer-webhook"
 CONFIGURATION = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/vllm-rightsizer"
-_UP_SECONDS = 60.0
+_UP_SECONDS = 180.0
 
 
 def own_address() -> str:

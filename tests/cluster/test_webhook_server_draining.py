@@ -91,7 +91,7 @@ def test_the_api_server_is_restarted(installation: Installation) -> None:
     plane.wait_for(lambda: "are followed again" in replica.log.read_text(), "end of the trouble")
     assert injected(installation.create(plane.client))
     replica.terminate()
-    assert replica.process.wait(timeout=10) == 0
+    assert replica.process.wait(timeout=60) == 0
     assert json.loads(replica.log.read_text().splitlines()[-1])["message"] == "stopped"
 
 

@@ -67,7 +67,7 @@ def start_demo(output: Path) -> subprocess.Popen[str]:
 
 def seen_until(program: subprocess.Popen[str], command: str) -> dict[int, str]:
     """Everything that `program` runs once a process whose command line has `command` in it is there."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
         running = descendants(program.pid)
         if any(command in line for line in running.values()):

@@ -426,7 +426,7 @@ def register():
 
     geometry.model_bytes = override.remember = scheduler._built = worker.WorkerTracker.__init__ = fail
 """
-LONGEST_SECONDS = 240
+LONGEST_SECONDS = 500
 UNCOUNTED = ("sound", "pages are slow", "clients are silent", "the process forks")
 """In these nothing of the plugin raises."""
 MAY_COUNT = "the folder is removed"
