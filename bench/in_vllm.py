@@ -65,7 +65,7 @@ def _note_weights(module: ModuleType, folder: Path) -> None:
         (folder / WEIGHTS).write_text(json.dumps(size))
         return original(model, *args, **kwargs)
 
-    module.process_weights_after_loading = noted  # type: ignore[attr-defined]
+    module.process_weights_after_loading = noted  # type: ignore[attr-defined]  # of vLLM, untyped here
 
 
 def follow(file: Path, stop: threading.Event) -> None:

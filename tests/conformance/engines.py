@@ -352,7 +352,7 @@ def executor_without_model(blocks: int) -> Any:
     sampler = first("vllm.model_executor.layers.sampler")
     sequence = importlib.import_module("vllm.sequence")
 
-    class WithoutModel(ExecutorBase):  # type: ignore[misc]
+    class WithoutModel(ExecutorBase):  # type: ignore[misc]  # vLLM is untyped here
         uses_ray = False
 
         def _init_executor(self) -> None:

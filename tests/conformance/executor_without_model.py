@@ -8,7 +8,7 @@ import engines
 from vllm.v1.executor.abstract import Executor
 
 
-class ExecutorWithoutModel(Executor):  # type: ignore[misc]
+class ExecutorWithoutModel(Executor):  # type: ignore[misc]  # vLLM is untyped here
     """Answers what an engine core asks at its start."""
 
     blocks = 90
