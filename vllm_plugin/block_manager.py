@@ -75,8 +75,10 @@ class BlockManagerTracker(EngineTracker):
         self._spare = max(self._spare - max(len(blocks) - hit_blocks, 0), 0)
         tokens = int(sequence.get_len())
         counted = self.count_admission(str(sequence.seq_id), tokens, int(hit_tokens), looked_up=self.caching)
-        if self.estimator is not None and self.caching:
-            self.estimator.lookup(
+        if self._estimator is not None:
+            self._backlog.add(
+                0,
+                self._estimator.lookup,
                 str(sequence.seq_id),
                 _hashes(blocks),
                 # The last block can hit here, also where it ends the prompt.
@@ -105,14 +107,21 @@ class BlockManagerTracker(EngineTracker):
         released = self.reusable() - reusable
         grown = blocks - self._allotted.pop(sequence.seq_id, blocks)
         self._spare = max(self._spare - grown, 0) + max(self.active_and_free()[1] - free - released, 0)
-        if self.estimator is not None and self.caching:
-            self.estimator.free(name, hashes, len(hashes) * self.block_tokens, released=max(released, 0))
+        if self._estimator is not None:
+            self._backlog.add(
+                len(hashes),
+                self._estimator.free,
+                name,
+                hashes,
+                len(hashes) * self.block_tokens,
+                released=max(released, 0),
+            )
 
     def reset(self) -> None:
         """The prefix cache was emptied."""
         self._spare = 0
-        if self.estimator is not None:
-            self.estimator.reset()
+        if self._estimator is not None:
+            self._backlog.add(0, self._estimator.reset)
 
     # --- In any thread --------------------------------------------------------------------------------------------
 

@@ -24,17 +24,17 @@ def crowded(distance: int, prompt: int, demand: int) -> int:
 
 def add_crowded_run(histogram: ReuseHistogram, distance: int, blocks: int, prompt: int, demand: int) -> None:
     """`ReuseHistogram.add_run` with the `crowded` values of the distances."""
-    if distance < demand > prompt:
-        as_it_is = min(max(prompt - distance + 1, 0), blocks)
-        histogram.add_run(distance, as_it_is)
-        distance += as_it_is
-        blocks -= as_it_is
-        with_the_prompt = min(max((prompt + demand) // 2 - distance + 1, 0), blocks)
-        histogram.add(prompt, with_the_prompt)
-        distance += with_the_prompt
-        blocks -= with_the_prompt
-        between = min(max(demand - distance, 0), blocks)
-        histogram.add_run(2 * distance - demand, between, step=2)
-        distance += between
-        blocks -= between
-    histogram.add_run(distance, blocks)
+    if distance >= demand or prompt >= demand:
+        histogram.add_run(distance, blocks)
+        return
+    as_it_is = min(max(prompt - distance + 1, 0), blocks)
+    histogram.add_run(distance, as_it_is)
+    distance += as_it_is
+    blocks -= as_it_is
+    with_the_prompt = min(max((prompt + demand) // 2 - distance + 1, 0), blocks)
+    histogram.add(prompt, with_the_prompt)
+    distance += with_the_prompt
+    blocks -= with_the_prompt
+    between = min(max(demand - distance, 0), blocks)
+    histogram.add_run(2 * distance - demand, between, step=2)
+    histogram.add_run(distance + between, blocks - between)

@@ -21,7 +21,7 @@ from typing import Optional, Union
 
 from vllm_plugin.crowding import add_crowded_run, crowded
 from vllm_plugin.histogram import ReuseHistogram
-from vllm_plugin.sampling import GapShare, position, sampled
+from vllm_plugin.sampling import GapShare, position, sampled, samples_in
 from vllm_plugin.stack import Event, FreeStack
 
 _Owner = Union[int, Event]
@@ -59,15 +59,15 @@ class ReuseEstimator:
         """`pool_blocks`: today's pool; what lies deeper than `depth` times that is forgotten from 8,192 samples on.
 
         With more than 65,536 samples everything deeper than the pool goes. What lies within it is always known, so
-        that memory grows with the pool: at worst (no chain longer than 8 blocks) by one sample a block.
+        that memory grows with the pool: at worst (no chain longer than 4 blocks) by one sample a block.
         """
         self.block_tokens = block_tokens
         self.histogram = ReuseHistogram(block_bytes)
         self._usable_blocks = pool_blocks - 1
         self._depth_blocks = max(int(depth * pool_blocks), 1)
         self._stack = FreeStack(slots)
-        self._table: dict[Hashable, _Owner] = {}
-        self._held: dict[str, list[Hashable]] = {}
+        self._table: dict[int, _Owner] = {}
+        self._held: dict[str, list[int]] = {}
         self._in_common = GapShare()
 
     def lookup(
@@ -97,8 +97,7 @@ class ReuseEstimator:
             self._held[request_id] = []
             return
         keys = self._held[request_id] = sampled(hashes, full)
-        # Taken out and put back, so that the table keeps this request's objects alive and not equal ones besides.
-        owners = list(map(self._table.pop, keys, repeat(None)))
+        owners = list(map(self._table.get, keys))
         if owners[0] is None and hit_blocks <= 0:
             # Never seen, as at least the first request of each chat.
             self._table.update(zip(keys, repeat(1)))
@@ -124,9 +123,9 @@ class ReuseEstimator:
         `computed_tokens`: tokens whose KV was computed. `released`: full blocks that no other request holds, counted
         by the pool; estimated from the samples if None.
         """
-        held = self._held.pop(request_id, [])
-        full = max(min(len(hashes), computed_tokens // self.block_tokens), 0)
-        if held and position(len(held) - 1) < full <= position(len(held)):
+        held = self._held.pop(request_id, None) or []
+        full = min(len(hashes), max(computed_tokens, 0) // self.block_tokens)
+        if held and samples_in(full) == len(held):
             # What it generated added no sample.
             keys = held
         else:
@@ -138,7 +137,7 @@ class ReuseEstimator:
         shared = self._release(keys, min(len(held), len(keys)), event)
         if full > 0 and (not keys or position(len(keys) - 1) != full - 1):
             # The chain's last block is known too: a longer chain then shows whether it goes on from here.
-            tail = hashes[full - 1]
+            tail = hash(hashes[full - 1])
             if self._table.get(tail).__class__ is not int:
                 self._table[tail] = event
                 event.keys.append(tail)
@@ -177,7 +176,7 @@ class ReuseEstimator:
         demand = min(active + prompt - pinned, self._usable_blocks)
         done = 0
         for event, end in stretches:
-            stop = min(end, limit)
+            stop = min(limit, end)
             if stop <= done:
                 continue
             if event is None:
@@ -187,7 +186,9 @@ class ReuseEstimator:
                 depth = active + spare + self._stack.total + stop - done
                 histogram.add(min(depth, self._usable_blocks), stop - done)
             else:
-                distance = active + spare + self._stack.newer(event) + 1 + max(done - event.start, 0)
+                distance = active + spare + self._stack.newer(event) + 1
+                if done > event.start:
+                    distance += done - event.start
                 self._count_run(distance, stop - done, hit_blocks - done, prompt, demand)
             done = stop
         if limit > done:
@@ -213,7 +214,7 @@ class ReuseEstimator:
     def _stretches(
         self,
         hashes: Sequence[Hashable],
-        keys: list[Hashable],
+        keys: list[int],
         owners: list[_Owner | None],
         full: int,
         hit_blocks: int,
@@ -230,12 +231,10 @@ class ReuseEstimator:
             pinned = owner.__class__ is int
             # mypy does not follow the comparison of classes, which is faster than `isinstance`.
             event: Event | None = None if pinned else owner  # type: ignore[assignment]
-            if owners.count(owner) == count - sample:
-                sample = count
-            else:
-                sample += 1
-                while sample < count and (owners[sample].__class__ is int if pinned else owners[sample] is owner):
-                    sample += 1
+            while sample < count and (owners[sample].__class__ is int if pinned else owners[sample] is owner):
+                # Equal ones are neighbours as nearly always.
+                equal = owners.count(owners[sample])
+                sample += equal if owners[sample : sample + equal].count(owners[sample]) == equal else 1
             low = position(sample - 1) + 1
             high = position(sample) if sample < count else full
             following = owners[sample] if sample < count else None
@@ -267,13 +266,13 @@ class ReuseEstimator:
     ) -> None:
         """Close the last known stretch, whose end lies between two samples: from `low` up to `high`."""
         first = low
-        closed = event is not None and low <= event.end <= high and hashes[event.end - 1] == event.keys[-1]
+        closed = event is not None and low <= event.end <= high and hash(hashes[event.end - 1]) == event.keys[-1]
         hit = min(hit_blocks, high)
         if event is not None and closed:
             stretches.append((event, event.end))
             low = event.end
         elif hit >= low and not self._evicted(event, hit, base):
-            other = self._table.get(hashes[hit - 1])
+            other = self._table.get(hash(hashes[hit - 1]))
             if other.__class__ is Event and other is not event:
                 stretches.append((event, min(max(other.start, low), hit)))
                 event = other
@@ -282,7 +281,7 @@ class ReuseEstimator:
             return
         low = max(low, hit)
         for index in range(high - 1, low - 1, -1):
-            other = self._table.get(hashes[index])
+            other = self._table.get(hash(hashes[index]))
             if other.__class__ is Event and other is not event:
                 # Another chain ends in this gap, and this one has it all.
                 if not closed:
@@ -301,7 +300,7 @@ class ReuseEstimator:
         """The first `limit` blocks of a chain leave their events: its request holds them, and stands for them."""
         done = 0
         for event, end in stretches:
-            stop = min(end, limit)
+            stop = min(limit, end)
             if stop <= done:
                 continue
             done = stop
@@ -316,7 +315,7 @@ class ReuseEstimator:
                     del self._table[event.keys[-1]]
                 event.keys.clear()
 
-    def _pin(self, keys: list[Hashable], owners: Sequence[_Owner | None]) -> None:
+    def _pin(self, keys: list[int], owners: Sequence[_Owner | None]) -> None:
         table = self._table
         table.update(zip(keys, repeat(1)))
         # Who holds a block holds all before it.
@@ -325,7 +324,7 @@ class ReuseEstimator:
                 break
             table[key] = owner + 1
 
-    def _release(self, keys: list[Hashable], pinned: int, event: Event) -> int:
+    def _release(self, keys: list[int], pinned: int, event: Event) -> int:
         """Give the samples to the event, but for those that others hold; says where the last of these ends.
 
         The request was one of the holders of its first `pinned` samples.
@@ -354,7 +353,7 @@ class ReuseEstimator:
                 event.keys.append(keys[sample])
         return shared
 
-    def _unpin(self, key: Hashable) -> None:
+    def _unpin(self, key: int) -> None:
         owner = self._table.get(key)
         if owner.__class__ is int:
             if owner > 1:
@@ -374,10 +373,9 @@ class ReuseEstimator:
 
     def _forget(self) -> None:
         stack = self._stack
-        while stack:
-            depth = stack.total - stack.oldest_blocks()
+        while (depth := stack.oldest_depth()) > self._usable_blocks:
             most = _MAX_KEYS if depth <= self._depth_blocks else _FEW_KEYS
-            if depth <= self._usable_blocks or len(self._table) <= most:
+            if len(self._table) <= most:
                 break
             self._lose(stack.drop_oldest())
 

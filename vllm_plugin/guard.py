@@ -98,6 +98,7 @@ def wrap(
     *,
     before: Callable[..., Any] | None = None,
     after: Callable[..., Any] | None = None,
+    around: Callable[[Callable[..., Any], Hook], Callable[..., Any]] | None = None,
 ) -> None:
     """Replace `owner.attribute`, a function, by one that also calls the plugin's code.
 
@@ -105,6 +106,8 @@ def wrap(
     `after(result, noted, *args, **kwargs)`. Neither can change what the caller gets, nor are they called again or
     instead where the original raises. Class and static methods and coroutines stay what they are. If `owner` has no
     such function, the hook is off; if it is wrapped already, nothing happens.
+
+    `around(original, of)`, where every call counts, makes the wrapper itself and keeps these promises itself.
     """
     original = getattr(owner, attribute, None)
     if not callable(original):
@@ -115,7 +118,7 @@ def wrap(
     kind = type(_declared(owner, attribute))
     if kind in (classmethod, staticmethod):
         original = _declared(owner, attribute).__func__
-    wrapped = _with_observers(original, of, before, after)
+    wrapped = _with_observers(original, of, before, after) if around is None else around(original, of)
     setattr(wrapped, MARK, True)
     setattr(owner, attribute, kind(wrapped) if kind in (classmethod, staticmethod) else wrapped)
 

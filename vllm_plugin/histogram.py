@@ -40,15 +40,15 @@ class ReuseHistogram:
         counts = self.counts
         limits = self._limits
         bucket = bisect_left(limits, distance)
-        while blocks > 0:
-            fits = (limits[bucket] - distance) // step + 1 if bucket < len(limits) else blocks
-            if fits >= blocks:
-                counts[bucket] += blocks
-                return
-            counts[bucket] += fits
-            distance += fits * step
-            blocks -= fits
-            bucket = bisect_left(limits, distance, bucket)
+        last = bisect_left(limits, distance + (blocks - 1) * step, bucket)
+        before = 0
+        while bucket < last:
+            # Steps that still fall below the bucket's bound.
+            below = (limits[bucket] - distance) // step + 1
+            counts[bucket] += below - before
+            before = below
+            bucket += 1
+        counts[last] += blocks - before
 
     def add_unseen(self, blocks: int) -> None:
         """Blocks that no pool would have kept: never seen, or forgotten."""

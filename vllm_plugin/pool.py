@@ -69,21 +69,31 @@ class PoolTracker(EngineTracker):
     def handed_out(self, blocks: int, hashless: int | None = None) -> None:
         """The pool gave blocks to a request. `hashless` of them had no hash; None: those went first."""
         if hashless is None:
-            self._spare = max(self._spare - blocks, 0)
+            self._spare = self._spare - blocks if self._spare > blocks else 0
             hashless = blocks
-        self._hashless = max(self._hashless - hashless, 0)
+        self._hashless = self._hashless - hashless if self._hashless > hashless else 0
 
-    def sought(self, request: Any, hits: Sequence[Any]) -> None:
-        """The scheduler looks whether a request can be admitted. `hits`: the blocks found, of one group."""
-        active, _ = self.active_and_free()
-        wanted = sum(geometry.ceil_div(request.num_tokens, tokens) for tokens in self._group_tokens)
-        self.note_demand(active + max(wanted - _leading_held(hits) * len(self._group_tokens), 0))
+    def sought(self, request: Any, found: Sequence[Any]) -> tuple[int, int]:
+        """The scheduler looks whether a request can be admitted. `found`: what its lookup gave.
 
-    def admitted(self, request: Any, active: int, spare: int, hit_tokens: int, looked_up: bool) -> None:
+        Says how many blocks requests hold, and how many are spare: what the distances of the lookup begin with.
+        """
+        active = self.active_and_free()[0]
+        held = _leading_held(releases.hits_of(found[0]))
+        wanted = 0
+        for tokens in self._group_tokens:
+            wanted += max(-(-request.num_tokens // tokens) - held, 0)
+        self._demand_peak.note(active + wanted, time.monotonic())
+        return active, self._spare
+
+    def admitted(self, request: Any, active: int, spare: int, hit_tokens: int) -> None:
         """A request got its blocks. `active` and `spare`: before it did."""
+        looked_up = self.caching and releases.reads_cache(request)
         counted = self.count_admission(request.request_id, request.num_tokens, hit_tokens, looked_up)
-        if self.estimator is not None and self.caching:
-            self.estimator.lookup(
+        if self._estimator is not None:
+            self._backlog.add(
+                0,
+                self._estimator.lookup,
                 request.request_id,
                 self._hashes(request),
                 request.num_tokens,
@@ -95,8 +105,8 @@ class PoolTracker(EngineTracker):
 
     def before_free(self, request: Any) -> tuple[int, int, int]:
         """What is lost when a request is freed: active blocks, and the request's own blocks with a hash and in all."""
-        active, _ = self.active_and_free()
-        self.note_active(active)
+        active = self.active_and_free()[0]
+        self._active_peak.note(active, time.monotonic())
         held, cached = releases.holdings_of(self._manager(), request.request_id)
         return active, cached, held
 
@@ -112,18 +122,26 @@ class PoolTracker(EngineTracker):
         self._hashless += hashless
         if self.dead_first:
             self._spare += hashless
-        if self.estimator is not None and self.caching:
+        if self._estimator is not None:
             if not self.dead_first:
-                self.estimator.bury(hashless)
-            self.estimator.free(
-                request_id, self._hashes(request), cached * self.block_tokens, released=max(released, 0)
+                self._backlog.add(0, self._estimator.bury, hashless)
+            self._backlog.add(
+                cached,
+                self._estimator.free,
+                request_id,
+                self._hashes(request),
+                cached * self.block_tokens,
+                released=max(released, 0),
             )
 
     def popped(self, request: Any, before: tuple[int, int, int]) -> None:
         """A request's blocks will go back later (KV connectors): its place in the order is taken as of now."""
         self._followed = False
-        if self.estimator is not None and self.caching:
-            self.estimator.free(request.request_id, self._hashes(request), before[1] * self.block_tokens)
+        if self._estimator is not None:
+            hashes = self._hashes(request)
+            self._backlog.add(
+                before[1], self._estimator.free, request.request_id, hashes, before[1] * self.block_tokens
+            )
         self._waited.discard(request.request_id)
 
     def reset(self) -> None:
@@ -131,12 +149,8 @@ class PoolTracker(EngineTracker):
         self._scanned = None
         self._hashless = self.active_and_free()[1]
         self._spare = 0
-        if self.estimator is not None:
-            self.estimator.reset()
-
-    def standing(self) -> tuple[int, int]:
-        """Blocks that requests hold, and spare ones: what a lookup's distances begin with."""
-        return self.active_and_free()[0], self._spare
+        if self._estimator is not None:
+            self._backlog.add(0, self._estimator.reset)
 
     def uncounted(self) -> None:
         """Blocks changed hands in a way that is not followed: count reusable ones by looking at them."""

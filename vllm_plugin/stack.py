@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Hashable
 
 _GROUP_BITS = 6
 _FINEST = 1 / 512
@@ -26,8 +25,8 @@ class Event:
     def __init__(self, start: int, end: int) -> None:
         self.start = start
         self.end = end
-        self.keys: list[Hashable] = []
-        """Hashes by which the estimator finds this event, the chain's last block at the end."""
+        self.keys: list[int] = []
+        """Keys by which the estimator finds this event, the chain's last block at the end."""
         self.number = -1
         """Its place in the order of all events ever."""
 
@@ -62,12 +61,12 @@ class FreeStack:
         """Put a new event on top; it must not be empty."""
         if len(self._firsts) == self._slots:
             self._merge()
-        event.number = self._pushed
-        self._pushed += 1
+        number = event.number = self._pushed
+        self._pushed = number + 1
         self._add(len(self._firsts), event.end - event.start)
-        self._firsts.append(event.number)
+        self._firsts.append(number)
         self._order.append(event)
-        if self._emptied << 1 > len(self._tidied) + len(self._order):
+        if self._emptied and self._emptied << 1 > len(self._tidied) + len(self._order):
             self._tidy()
 
     def take(self, event: Event, stop: int) -> int:
@@ -102,10 +101,10 @@ class FreeStack:
             self._emptied -= 1
         return event
 
-    def oldest_blocks(self) -> int:
-        """Blocks in the bottom event; 0 when there is none."""
+    def oldest_depth(self) -> int:
+        """Blocks above the bottom event; 0 when there is none."""
         events = self._tidied or self._order
-        return events[0].end - events[0].start if events else 0
+        return self.total - events[0].end + events[0].start if events else 0
 
     def clear(self) -> None:
         """Forget everything."""

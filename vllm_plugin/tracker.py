@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any, Callable
 
 from vllm_plugin import curve, override
+from vllm_plugin.backlog import Backlog
 from vllm_plugin.estimator import ReuseEstimator
 from vllm_plugin.guard import hook
 from vllm_plugin.peaks import RollingPeak
@@ -36,9 +37,10 @@ class EngineTracker:
         self.block_bytes = block_bytes
         self.block_tokens = block_tokens
         self.caching = caching
-        self.estimator: ReuseEstimator | None = None
-        if one_order and block_bytes > 0 and block_tokens > 0:
-            self.estimator = ReuseEstimator(block_bytes=block_bytes, block_tokens=block_tokens, pool_blocks=blocks)
+        self._backlog = Backlog(hook("reuse"))
+        self._estimator: ReuseEstimator | None = None
+        if caching and one_order and block_bytes > 0 and block_tokens > 0:
+            self._estimator = ReuseEstimator(block_bytes=block_bytes, block_tokens=block_tokens, pool_blocks=blocks)
         self.requests = self.lookup_tokens = self.hit_tokens = 0
         self.preemptions = self.admissions_blocked = 0
         self._active_peak = RollingPeak()
@@ -101,6 +103,12 @@ class EngineTracker:
             self._preempted.add(request_id)
 
     # --- In any thread --------------------------------------------------------------------------------------------
+
+    @property
+    def estimator(self) -> ReuseEstimator | None:
+        """The pool's estimator, with all that it was told so far; None where reuse distances say nothing."""
+        self._backlog.clear()
+        return self._estimator
 
     def report(self) -> dict[str, Any]:
         """Everything as plain values, sizes in bytes."""

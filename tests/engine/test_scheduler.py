@@ -176,7 +176,7 @@ def evicting(engine: Engine, prompts: Sequence[Prompt]) -> int:
 
 @pytest.mark.parametrize(
     "broken",
-    ["sought", "admitted", "before_free", "freed", "standing", "active_and_free", "handed_out", "uncounted"],
+    ["sought", "admitted", "before_free", "freed", "active_and_free", "handed_out", "uncounted"],
 )
 def test_whatever_breaks_in_the_plugin_vllm_does_the_same(
     engines: Make, broken: str, monkeypatch: pytest.MonkeyPatch

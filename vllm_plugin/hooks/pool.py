@@ -7,7 +7,7 @@ import inspect
 import os
 import weakref
 from types import ModuleType
-from typing import Any
+from typing import Any, Callable
 
 from vllm_plugin import override, process, releases
 from vllm_plugin.elastic import ElasticPool
@@ -36,8 +36,8 @@ def patch(module: ModuleType) -> None:
     if "kv_cache_config" not in inspect.signature(manager.__init__).parameters:
         watch("vllm.v1.executor.abstract", guarded("executor"))
     wrap(manager, "__init__", hook("kv_cache_manager"), after=_built)
-    wrap(manager, "get_computed_blocks", hook("lookup"), after=_looked_up)
-    wrap(manager, "free", hook("free"), before=_before_free, after=_freed)
+    wrap(manager, "get_computed_blocks", hook("lookup"), around=_noting_lookups)
+    wrap(manager, "free", hook("free"), around=_following_releases)
     wrap(manager, "reset_prefix_cache", hook("reset"), after=_reset)
     if hasattr(manager, "can_fit_full_sequence"):
         # 0.19 to 0.21 ask before they allocate.
@@ -72,40 +72,32 @@ def _track(manager: Any, args: Any, kwargs: Any) -> None:
 class _Admission:
     """Watches the one `allocate_slots` call that follows a lookup, and none of those of running requests.
 
-    A lookup puts it into the manager's `__dict__` before the class's method; its first call takes it out again. So
-    the steps in between cost nothing.
+    A lookup puts `watch` into the manager's `__dict__` before the class's method; its first call takes it out again.
+    So the steps in between cost nothing.
     """
 
     def __init__(self, manager: Any, tracker: PoolTracker, of: Hook) -> None:
         self._manager = weakref.ref(manager)
         self._tracker = tracker
         self._hook = of
-        self._request: Any = None
-        self._hit_tokens = 0
-        self._looked_up = False
-
-    def expect(self, request: Any, hit_tokens: int, looked_up: bool) -> None:
-        """The next allocation should be about this request."""
-        if self._hook.active:
-            self._request = request
-            self._hit_tokens = hit_tokens
-            self._looked_up = looked_up
-            own = vars(self._manager())
-            if own.setdefault("allocate_slots", self._watched) != self._watched:
-                # Whoever put it there is to be called, and not taken out.
-                self._hook.switch_off("something else has replaced KVCacheManager.allocate_slots on the object")
+        self.request: Any = None
+        """Whose allocation is expected next."""
+        self.found: Any = None
+        """What its lookup found: blocks, and tokens that need not be computed."""
+        self.watch = self._watched
 
     def _watched(self, *args: Any, **kwargs: Any) -> Any:
         manager: Any = self._manager()
-        if vars(manager).get("allocate_slots") == self._watched:
-            del vars(manager)["allocate_slots"]
+        own = vars(manager)
+        if own.get("allocate_slots") is self.watch:
+            del own["allocate_slots"]
         # Not by the object: another plugin may have put itself before this one meanwhile.
         allocate = type(manager).allocate_slots
-        expected, self._request = self._request, None
+        expected, self.request = self.request, None
         request = args[0] if args else kwargs.get("request")
-        if request is not expected:
+        if request is not expected or not hook("free").active:
             return allocate(manager, *args, **kwargs)
-        before = self._hook.run(self._tracker.standing)
+        before = self._hook.run(self._tracker.sought, request, self.found)
         result = allocate(manager, *args, **kwargs)
         if before is not None:
             self._hook.run(self._done, result, request, before, args, kwargs)
@@ -116,35 +108,61 @@ class _Admission:
             self._tracker.refused(request.request_id)
             return
         # What the scheduler finally counts as hit: it may take less than the lookup gave.
-        hit_tokens = releases.admitted_hit_tokens(args, kwargs, self._tracker.block_tokens, self._hit_tokens)
-        self._tracker.admitted(request, *before, hit_tokens=hit_tokens, looked_up=self._looked_up)
+        hit_tokens = releases.admitted_hit_tokens(args, kwargs, self._tracker.block_tokens, int(self.found[1]))
+        self._tracker.admitted(request, *before, hit_tokens=hit_tokens)
+
+    def asked(self, fits: Any, request: Any) -> None:
+        """0.19 to 0.21: the scheduler allocates nothing for a request that does not fit."""
+        if not fits and request is self.request:
+            self._tracker.sought(request, self.found)
+            self._tracker.refused(request.request_id)
 
 
-def _looked_up(result: Any, _noted: Any, manager: Any, request: Any, *_: Any, **__: Any) -> None:
-    tracker = tracker_of(manager)
-    if tracker is None or not hook("free").active:
-        return
-    hit_tokens = int(result[1])
-    tracker.sought(request, releases.hits_of(result[0]))
-    looked_up = tracker.caching and releases.reads_cache(request)
-    getattr(manager, _ADMISSION).expect(request, hit_tokens, looked_up)
+def _noting_lookups(original: Callable[..., Any], of: Hook) -> Callable[..., Any]:
+    """A waiting request is looked up again each step: what can be left to its admission is, and this is not timed."""
+
+    @functools.wraps(original)
+    def get_computed_blocks(manager: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        found = original(manager, request, *args, **kwargs)
+        if of.active:
+            try:
+                own = vars(manager)
+                admission = own.get(_ADMISSION)
+                if admission is not None:
+                    admission.request = request
+                    admission.found = found
+                    if own.setdefault("allocate_slots", admission.watch) is not admission.watch:
+                        # Whoever put it there is to be called, and not taken out.
+                        of.switch_off("something else has replaced KVCacheManager.allocate_slots on the object")
+            except Exception as error:
+                of.failed(error)
+        return found
+
+    return get_computed_blocks
+
+
+def _following_releases(original: Callable[..., Any], of: Hook) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def free(manager: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        tracker = getattr(manager, ATTRIBUTE, None)
+        before = None if tracker is None else of.run(tracker.before_free, request)
+        result = original(manager, request, *args, **kwargs)
+        if before is not None:
+            of.run(tracker.freed, request, before)
+        return result
+
+    return free
 
 
 def _asked(fits: Any, _noted: Any, manager: Any, request: Any, *_: Any, **__: Any) -> None:
-    tracker = tracker_of(manager)
-    if tracker is not None and not fits:
-        tracker.refused(request.request_id)
+    admission = getattr(manager, _ADMISSION, None)
+    if admission is not None:
+        admission.asked(fits, request)
 
 
 def _before_free(manager: Any, request: Any, *_: Any, **__: Any) -> Any:
     tracker = tracker_of(manager)
     return tracker.before_free(request) if tracker is not None else None
-
-
-def _freed(_result: Any, before: Any, manager: Any, request: Any, *_: Any, **__: Any) -> None:
-    tracker = tracker_of(manager)
-    if tracker is not None and before is not None:
-        tracker.freed(request, before)
 
 
 def _popped(_result: Any, before: Any, manager: Any, request: Any, *_: Any, **__: Any) -> None:

@@ -286,12 +286,12 @@ def test_the_table_stays_bounded() -> None:
     """Short chains that never come back: samples of one pool, or 65,536, and somewhat more."""
     for pool, most in ((10_000, 66_000), (80_000, 110_000)):
         estimator = new_estimator(pool_blocks=pool)
-        for number in range(20_000):
-            hashes = [(number, block) for block in range(8)]
-            estimator.lookup(str(number), hashes, 33, 0, hit_blocks=0)
-            estimator.free(str(number), hashes, 33, released=8)
+        for number in range(40_000):
+            hashes = [(number, block) for block in range(4)]
+            estimator.lookup(str(number), hashes, 17, 0, hit_blocks=0)
+            estimator.free(str(number), hashes, 17, released=4)
         assert len(estimator._table) < most
-        assert len(estimator._table) >= min(pool - 8, 4 * pool)
+        assert len(estimator._table) >= min(pool - 4, 4 * pool)
 
 
 def test_samples_of_blocks_that_others_hold_do_not_pile_up() -> None:
@@ -308,10 +308,10 @@ def test_samples_of_blocks_that_others_hold_do_not_pile_up() -> None:
 
 def test_samples_fix_their_positions() -> None:
     hashes = list(range(2000))
-    for blocks in (0, 1, 7, 8, 9, 15, 16, 31, 32, 33, 48, 63, 64, 65, 96, 97, 750, 2000):
+    for blocks in range(2001):
         keys = sampled(hashes, blocks)
         assert keys == [position(sample) for sample in range(len(keys))]
-        assert keys[:8] == hashes[: min(blocks, 8)]
+        assert keys[:4] == hashes[: min(blocks, 4)]
         assert position(len(keys)) >= blocks
 
 
