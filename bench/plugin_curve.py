@@ -18,6 +18,7 @@ _REQUESTS = 5000
 _CLIENTS = 6
 _OBSERVED = 1600
 _SIZES = (500, 800, 1200, 1600, 2400, 4000)
+_WINDOWS = (8, 24)
 _OWN_SEEDS = (11, 12, 13)
 _OWN_REQUESTS = 1500
 
@@ -66,6 +67,10 @@ def against_vllm(model: Path) -> Iterator[Figure]:
     errors = _real_errors(model, 1, _REQUESTS, _SIZES)
     yield Figure("curve_error_vllm", _mean(errors), "points of hit rate, mean of six sizes", _REQUESTS, 1)
     yield Figure("curve_error_vllm_worst_size", max(map(abs, errors)), "points of hit rate", _REQUESTS, 1)
+    for window in _WINDOWS:
+        errors = _real_errors(model, 1, _OWN_REQUESTS, _SIZES, window)
+        unit = f"points of hit rate, mean of six sizes, three of four groups with windows of {window} blocks"
+        yield Figure(f"curve_error_vllm_window_{window}", _mean(errors), unit, _OWN_REQUESTS)
 
 
 def own_workloads(model: Path) -> Iterator[Figure]:
@@ -78,20 +83,22 @@ def own_workloads(model: Path) -> Iterator[Figure]:
         )
 
 
-def _real_errors(model: Path, seed: int, requests: int, sizes: Sequence[int]) -> list[float]:
+def _real_errors(model: Path, seed: int, requests: int, sizes: Sequence[int], window: int = 0) -> list[float]:
     # Long lists of prefixes, so that even the largest pool does not keep all.
     prompts = traffic(seed, requests, prefixes=150)
     tokens = sum(len(prompt.tokens) for prompt in prompts)
-    observed = Engine(model, _OBSERVED, counting=False)
+    observed = Engine(model, _OBSERVED, counting=False, window=window * BLOCK_TOKENS)
     observed.serve(prompts, _CLIENTS)
     errors = []
     for blocks in sizes:
         engine = observed
         if blocks != _OBSERVED:
-            engine = Engine(model, blocks, counting=False)
+            engine = Engine(model, blocks, counting=False, window=window * BLOCK_TOKENS)
             engine.serve(prompts, _CLIENTS)
         counts, block_bytes = observed.tracker.estimator.histogram.counts, observed.tracker.block_bytes
-        errors.append(100 * (hits_at(counts, blocks * block_bytes) * BLOCK_TOKENS - engine.hits) / tokens)
+        errors.append(
+            100 * (hits_at(counts, engine.tracker.blocks * block_bytes) * BLOCK_TOKENS - engine.hits) / tokens
+        )
     return errors
 
 

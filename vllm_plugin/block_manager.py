@@ -13,6 +13,7 @@ from typing import Any
 
 from vllm_plugin.geometry import ceil_div
 from vllm_plugin.guard import hook
+from vllm_plugin.layout import PLAIN
 from vllm_plugin.tracker import EngineTracker
 
 
@@ -34,7 +35,7 @@ class BlockManagerTracker(EngineTracker):
             block_bytes=block_bytes,
             block_tokens=int(managers[0].block_size),
             caching=bool(managers[0].enable_caching),
-            one_order=len(managers) == 1,
+            layout=PLAIN if len(managers) == 1 else None,
         )
         self.vllm_config = vllm_config
         self._schedulers = [weakref.ref(scheduler) for scheduler in schedulers]
@@ -75,7 +76,7 @@ class BlockManagerTracker(EngineTracker):
         self._spare = max(self._spare - max(len(blocks) - hit_blocks, 0), 0)
         tokens = int(sequence.get_len())
         counted = self.count_admission(str(sequence.seq_id), tokens, int(hit_tokens), looked_up=self.caching)
-        if self._estimator is not None:
+        if self._estimator is not None and self.caching:
             self._backlog.add(
                 0,
                 self._estimator.lookup,
@@ -107,7 +108,7 @@ class BlockManagerTracker(EngineTracker):
         released = self.reusable() - reusable
         grown = blocks - self._allotted.pop(sequence.seq_id, blocks)
         self._spare = max(self._spare - grown, 0) + max(self.active_and_free()[1] - free - released, 0)
-        if self._estimator is not None:
+        if self._estimator is not None and self.caching:
             self._backlog.add(
                 len(hashes),
                 self._estimator.free,

@@ -8,9 +8,9 @@ time and the tail of a chain before its head. So for block `j` of a chain that w
 
     distance = active + spare + blocks freed after e + blocks of e up to and including j
 
-is the number of usable blocks from which on the lookup hits; it does not depend on the pool's present size. Only a
-pool that could not hold what was active and the prompt besides would have run its requests in another order: see
-`crowding`.
+is the number of usable blocks from which on the lookup hits; it does not depend on the pool's present size. What a
+chain takes where a model has several cache groups is said in `layout`. Only a pool that could not hold what was active
+and the prompt besides would have run its requests in another order: see `crowding`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from typing import Optional, Union
 
 from vllm_plugin.crowding import add_crowded_run, crowded
 from vllm_plugin.histogram import ReuseHistogram
+from vllm_plugin.layout import PLAIN, Layout
 from vllm_plugin.sampling import GapShare, position, sampled, samples_in
 from vllm_plugin.stack import Event, FreeStack
+from vllm_plugin.windows import Windows
 
 _Owner = Union[int, Event]
 """What the table knows of a block: how many running requests hold it, or the event that freed it."""
@@ -53,6 +55,7 @@ class ReuseEstimator:
         block_bytes: int,
         block_tokens: int,
         pool_blocks: int,
+        layout: Layout = PLAIN,
         depth: float = 4.0,
         slots: int = 4096,
     ) -> None:
@@ -65,10 +68,12 @@ class ReuseEstimator:
         self.histogram = ReuseHistogram(block_bytes)
         self._usable_blocks = pool_blocks - 1
         self._depth_blocks = max(int(depth * pool_blocks), 1)
-        self._stack = FreeStack(slots)
+        self._layout = layout
+        self._stack = FreeStack(slots, layout.chains)
         self._table: dict[int, _Owner] = {}
         self._held: dict[str, list[int]] = {}
         self._in_common = GapShare()
+        self._windows = Windows(layout, self._stack) if layout.windows else None
 
     def lookup(
         self,
@@ -107,6 +112,8 @@ class ReuseEstimator:
         stretches = self._stretches(hashes, keys, owners, full, hit_blocks, active + spare)
         if counted:
             self._count(stretches, tokens, limit, hit_blocks, active, spare)
+        if self._windows is not None and stretches:
+            self._windows.begin(request_id, min(stretches[-1][1], limit), stretches[-1][0])
         self._take(stretches, limit, owners)
         self._pin(keys, owners)
 
@@ -117,11 +124,14 @@ class ReuseEstimator:
         computed_tokens: int,
         *,
         released: int | None = None,
+        weight: int | None = None,
+        passed: int = 0,
     ) -> None:
         """A request ends or is preempted: its blocks with a hash go on top of the stack.
 
         `computed_tokens`: tokens whose KV was computed. `released`: full blocks that no other request holds, counted
-        by the pool; estimated from the samples if None.
+        by the pool; estimated from the samples if None. `weight`: what went back in all, those of windows included;
+        `passed`: what windows had released before.
         """
         held = self._held.pop(request_id, None) or []
         full = min(len(hashes), max(computed_tokens, 0) // self.block_tokens)
@@ -134,6 +144,8 @@ class ReuseEstimator:
             for key in held[len(keys) :]:
                 self._unpin(key)
         event = Event(0, full)
+        if self._windows is not None:
+            self._windows.end(request_id, event, passed)
         shared = self._release(keys, min(len(held), len(keys)), event)
         if full > 0 and (not keys or position(len(keys) - 1) != full - 1):
             # The chain's last block is known too: a longer chain then shows whether it goes on from here.
@@ -143,6 +155,7 @@ class ReuseEstimator:
                 event.keys.append(tail)
         event.start = self._start(full, shared, len(keys)) if released is None else max(full - released, 0)
         if event.start < full:
+            event.weight = self._layout.blocks(full, full - event.start) if weight is None else weight
             self._stack.push(event)
             self._forget()
         else:
@@ -158,6 +171,8 @@ class ReuseEstimator:
         self._stack.clear()
         self._table.clear()
         self._held.clear()
+        if self._windows is not None:
+            self._windows.clear()
 
     def _count(
         self,
@@ -170,8 +185,10 @@ class ReuseEstimator:
     ) -> None:
         """Put the first `limit` blocks of a chain into the histogram."""
         histogram = self.histogram
+        layout = self._layout
         prompt = -(-tokens // self.block_tokens)
-        pinned = stretches[0][1] if stretches and stretches[0][0] is None else 0
+        prompt = layout.blocks(prompt, prompt)
+        pinned = stretches[0][1] * layout.chains if stretches and stretches[0][0] is None else 0
         # It was admitted, so there was room for it.
         demand = min(active + prompt - pinned, self._usable_blocks)
         done = 0
@@ -186,10 +203,13 @@ class ReuseEstimator:
                 depth = active + spare + self._stack.total + stop - done
                 histogram.add(min(depth, self._usable_blocks), stop - done)
             else:
-                distance = active + spare + self._stack.newer(event) + 1
-                if done > event.start:
-                    distance += done - event.start
-                self._count_run(distance, stop - done, hit_blocks - done, prompt, demand)
+                newer = active + spare + self._stack.newer(event)
+                passed = self._windows.depth(event, stop) if self._windows is not None else 0
+                if passed or not layout.chains:
+                    self._count_window(active + spare + passed, stop - done, hit_blocks - done)
+                else:
+                    distance = newer + event.weight - event.end + max(done, event.start) + 1
+                    self._count_run(distance, stop - done, hit_blocks - done, prompt, demand)
             done = stop
         if limit > done:
             histogram.add_unseen(limit - done)
@@ -210,6 +230,20 @@ class ReuseEstimator:
         beyond = min(blocks, max(usable - distance + 1, 0))
         histogram.add(usable + 1, beyond)
         histogram.add_run(distance + beyond, blocks - beyond)
+
+    def _count_window(self, distance: int, blocks: int, hits: int) -> None:
+        """Count a stretch that is found as a whole or not at all, for a window had passed over its end.
+
+        Of it the observed pool had the first `hits` blocks. Where it should have had more, vLLM had not kept the
+        window's blocks at that point, and no pool would have had them: newer releases keep those that a prompt ended
+        with, or at which two had parted before.
+        """
+        hits = min(max(hits, 0), blocks)
+        self.histogram.add(min(distance, self._usable_blocks), hits)
+        if distance <= self._usable_blocks:
+            self.histogram.add_unseen(blocks - hits)
+        else:
+            self.histogram.add(distance, blocks - hits)
 
     def _stretches(
         self,
@@ -294,7 +328,12 @@ class ReuseEstimator:
 
     def _evicted(self, event: Event | None, index: int, base: int) -> bool:
         """Whether today's pool had to drop this block of the event, so that its absence says nothing."""
-        return event is not None and base + self._stack.newer(event) + 1 + index - event.start > self._usable_blocks
+        if event is None:
+            return False
+        passed = self._windows.depth(event, index) if self._windows is not None else 0
+        if passed or not self._layout.chains:
+            return base + passed > self._usable_blocks
+        return base + self._stack.newer(event) + event.weight - event.end + 1 + index > self._usable_blocks
 
     def _take(self, stretches: Sequence[_Stretch], limit: int, owners: Sequence[_Owner | None]) -> None:
         """The first `limit` blocks of a chain leave their events: its request holds them, and stands for them."""
@@ -306,6 +345,8 @@ class ReuseEstimator:
             done = stop
             if event is None or event is _FORGOTTEN:
                 continue
+            if self._windows is not None and stop < event.end:
+                self._windows.take(event, stop)
             self._stack.take(event, stop)
             if event.start < event.end:
                 del event.keys[: owners.count(event)]

@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm_plugin import geometry, releases
 from vllm_plugin.guard import hook
+from vllm_plugin.layout import PLAIN, layout_of
 from vllm_plugin.tracker import EngineTracker, Hashes
 
 _SCAN_SECONDS = 60.0
@@ -22,16 +23,16 @@ class PoolTracker(EngineTracker):
         config = manager.kv_cache_config if config is None else config
         pool = releases.pool_of(manager)
         specs = [group.kv_cache_spec for group in geometry.device_groups(config)]
-        reuse = hook("reuse")
-        if len(specs) > 1:
-            # Windows free blocks while requests run, and each group has an order of its own: one curve would be wrong.
-            reuse.switch_off(f"the model has {len(specs)} KV cache groups, so its reuse distances are not known")
+        layout = layout_of(specs)
+        if specs and layout is None:
+            kinds = ", ".join(sorted({type(spec).__name__ for spec in specs}))
+            hook("reuse").switch_off(f"reuse distances are not known for this model's KV cache groups ({kinds})")
         super().__init__(
             blocks=int(config.num_blocks),
             block_bytes=geometry.block_bytes(config),
             block_tokens=int(getattr(specs[0], "block_size", 0)) if specs else 0,
             caching=bool(getattr(manager, "enable_caching", True)),
-            one_order=len(specs) == 1,
+            layout=layout,
         )
         self._manager = weakref.ref(manager)
         self._pool = weakref.ref(pool)
@@ -48,7 +49,7 @@ class PoolTracker(EngineTracker):
         # Free blocks without a hash, the never used ones included: what is free besides them is reusable.
         self._hashless = self.active_and_free()[1]
         # Where a connector or a window frees blocks in ways that are not followed, they have to be counted out.
-        self._followed = len(specs) == 1
+        self._followed = layout == PLAIN
         self._scanned: tuple[float, int] | None = None
         """When the reusable blocks were last counted out, and how many they were."""
 
@@ -79,7 +80,7 @@ class PoolTracker(EngineTracker):
         Says how many blocks requests hold, and how many are spare: what the distances of the lookup begin with.
         """
         active = self.active_and_free()[0]
-        held = _leading_held(releases.hits_of(found[0]))
+        held = leading_held(releases.hits_of(found[0]))
         wanted = 0
         for tokens in self._group_tokens:
             wanted += max(-(-request.num_tokens // tokens) - held, 0)
@@ -90,7 +91,7 @@ class PoolTracker(EngineTracker):
         """A request got its blocks. `active` and `spare`: before it did."""
         looked_up = self.caching and releases.reads_cache(request)
         counted = self.count_admission(request.request_id, request.num_tokens, hit_tokens, looked_up)
-        if self._estimator is not None:
+        if self._estimator is not None and self.caching:
             self._backlog.add(
                 0,
                 self._estimator.lookup,
@@ -114,15 +115,13 @@ class PoolTracker(EngineTracker):
         """A request's blocks went back to the pool. `before`: from `before_free`."""
         request_id = request.request_id
         active_before, cached, held = before
-        self.count_release(
-            request_id, preempted=not request.is_finished() and getattr(request.status, "name", "") == "RUNNING"
-        )
+        self._count_release_of(request)
         hashless = max(held - cached, 0) if self.caching else held
-        released = active_before - self.active_and_free()[0] - hashless
+        released = max(active_before - self.active_and_free()[0] - hashless, 0)
         self._hashless += hashless
         if self.dead_first:
             self._spare += hashless
-        if self._estimator is not None:
+        if self._estimator is not None and self.caching:
             if not self.dead_first:
                 self._backlog.add(0, self._estimator.bury, hashless)
             self._backlog.add(
@@ -131,13 +130,17 @@ class PoolTracker(EngineTracker):
                 request_id,
                 self._hashes(request),
                 cached * self.block_tokens,
-                released=max(released, 0),
+                released=released,
             )
+
+    def _count_release_of(self, request: Any) -> None:
+        running = not request.is_finished() and getattr(request.status, "name", "") == "RUNNING"
+        self.count_release(request.request_id, preempted=running)
 
     def popped(self, request: Any, before: tuple[int, int, int]) -> None:
         """A request's blocks will go back later (KV connectors): its place in the order is taken as of now."""
         self._followed = False
-        if self._estimator is not None:
+        if self._estimator is not None and self.caching:
             hashes = self._hashes(request)
             self._backlog.add(
                 before[1], self._estimator.free, request.request_id, hashes, before[1] * self.block_tokens
@@ -186,7 +189,7 @@ class PoolTracker(EngineTracker):
         return geometry.floor_blocks(self.config, self.vllm_config, self.max_model_len) - 1 + self._null_blocks
 
 
-def _leading_held(hits: Sequence[Any]) -> int:
+def leading_held(hits: Sequence[Any]) -> int:
     """How many of the found blocks, from the first on, running requests hold: a request holds its whole prefix."""
     low, high = 0, len(hits)
     while low < high:

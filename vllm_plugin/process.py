@@ -136,6 +136,7 @@ def _with_identity(report: dict[str, Any], config: Any, outcome: override.Outcom
     info = {
         "vllm_version": getattr(sys.modules.get("vllm"), "__version__", ""),
         "engine_version": report.pop("engine_version", "V1"),
+        "sliding_window_groups": report.pop("window_groups", 0),
         "model": getattr(model, "served_model_name", None) or getattr(model, "model", ""),
         "dtype": str(getattr(model, "dtype", "")).replace("torch.", ""),
         "max_model_len": getattr(model, "max_model_len", ""),

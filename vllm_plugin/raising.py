@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Callable, NamedTuple
 
-from vllm_plugin import geometry
+from vllm_plugin import geometry, releases
 
 _PLENTY = 1 << 52
 """Bytes in which every model's longest request fits. Nothing is allocated of it."""
@@ -42,22 +42,24 @@ def least_accepted(
 
     `specs` and `available`: as vLLM gave them to `plan`. Raises what vLLM raises if it accepts no size at all.
     """
-    several = isinstance(available, Sequence)
+    # 0.7 has one size for the specs of all ranks.
+    several_sizes, several_specs = isinstance(available, Sequence), isinstance(specs, Sequence)
     there = list(available) if isinstance(available, Sequence) else [available]
 
     def ask(sizes: Sequence[int]) -> Any:
         # Planning may change the dictionaries.
-        copies = [dict(of_rank) for of_rank in specs] if several else dict(specs)
-        return plan(vllm_config, copies, list(sizes) if several else sizes[0], *more, **named)
+        copies = [dict(of_rank) for of_rank in specs] if several_specs else dict(specs)
+        return plan(vllm_config, copies, list(sizes) if several_sizes else max(sizes), *more, **named)
 
     with _silenced(_PLANNING):
         roomy = ask([_PLENTY] * len(there))
-    configs = list(roomy) if several else [roomy]
+    configs = list(roomy) if several_specs else [roomy]
     bytes_of = [geometry.block_bytes(config) for config in configs]
     if not any(bytes_of):
         return None
     length = int(vllm_config.model_config.max_model_len)
-    blocks = max(geometry.floor_blocks(config, vllm_config, length) for config in configs)
+    floors = [geometry.floor_blocks(releases.newest_form(one, length), vllm_config, length) for one in configs]
+    blocks = max(floors)
     limit = 2 * blocks
     while True:
         sizes = [blocks * size for size in bytes_of]
@@ -68,8 +70,8 @@ def least_accepted(
                 raise
             blocks += 1
             continue
-        lacking = max(size - had for size, had in zip(sizes, there))
-        return Raised(result, result if several else [result], blocks, lacking)
+        lacking = max(size - there[rank if several_sizes else 0] for rank, size in enumerate(sizes))
+        return Raised(result, result if several_specs else [result], blocks, lacking)
 
 
 @contextmanager

@@ -30,15 +30,17 @@ looked for, and since or until which release it is there:
 | pool of a worker | `model_runner.kv_caches`, with its `kv_cache_config` | 0.9 and later |
 | | `model_runner.kv_caches` alone | 0.7 to 0.8 |
 | | `gpu_cache` or `cpu_cache` of the worker | V0, until 0.10 |
-| order of free blocks | first to go: those without a hash (`FreeKVCacheBlockQueue.prepend_n`) | 0.23 and later |
+| order of free blocks | first to go: those without a hash (`FreeKVCacheBlockQueue.prepend_n`) | 0.24 and later |
+| | only where the caller of `free_blocks` says so, as sliding windows do | 0.23 |
 | | by the time of their release | before |
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Callable
 
 from vllm_plugin.geometry import ceil_div, storage_bytes, tensors_in
 
@@ -67,7 +69,9 @@ def hand_out(pool: Any) -> str:
 
 def dead_blocks_go_first(pool: Any) -> bool:
     """Whether free blocks without a hash are handed out before the cached ones."""
-    return hasattr(pool.free_block_queue, "prepend_n")
+    if not hasattr(pool.free_block_queue, "prepend_n"):
+        return False
+    return "prepend" not in inspect.signature(pool.free_blocks).parameters
 
 
 def hashless_among_next(pool: Any, count: int) -> int:
@@ -132,10 +136,14 @@ def config_of(manager: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> A
         config = kwargs.get("kv_cache_config", args[0] if args and hasattr(args[0], "num_blocks") else None)
     if config is None:
         (config,) = _latest_configs
+    return newest_form(config, int(manager.max_model_len))
+
+
+def newest_form(config: Any, longest: int) -> Any:
+    """A `KVCacheConfig` of any release as the newest has it. `longest`: tokens of the longest request."""
     if hasattr(config, "kv_cache_groups"):
         return config
     specs = [config.kv_cache_spec[layers[0]] for layers in config.groups if layers]
-    longest = int(manager.max_model_len)
     return Config(
         num_blocks=int(config.num_blocks),
         kv_cache_tensors=tuple(config.tensors.values()),
@@ -172,20 +180,37 @@ def hashes_of(manager: Any, request: Any) -> Sequence[Hashable]:
     return HashValues(hashes) if len(hashes) and hasattr(hashes[0], "hash_value") else hashes
 
 
-def holdings_of(manager: Any, request_id: str) -> tuple[int, int]:
-    """How many blocks a request holds, in all groups together, and how many of them have a hash."""
+def _managers_of_groups(manager: Any) -> Sequence[Any]:
     coordinator = getattr(manager, "coordinator", None)
     if coordinator is not None:
-        groups = coordinator.single_type_managers
-    else:
-        groups = (getattr(manager, "single_type_manager", manager),)
+        return coordinator.single_type_managers  # type: ignore[no-any-return]  # of vLLM, untyped here
+    return (getattr(manager, "single_type_manager", manager),)
+
+
+def holdings_of(manager: Any, request_id: str) -> tuple[int, int]:
+    """How many blocks a request holds, in all groups together, and how many of them have a hash."""
     held = cached = 0
-    for group in groups:
+    for group in _managers_of_groups(manager):
         blocks = group.req_to_blocks.get(request_id, ())
         held += len(blocks)
         counts = getattr(group, "num_cached_block", None)
-        cached += _leading_cached(blocks) if counts is None else counts.get(request_id, 0)
+        cached += _leading(blocks, _has_hash) if counts is None else counts.get(request_id, 0)
     return held, cached
+
+
+def places_of(manager: Any, request_id: str) -> list[tuple[int, int, int]]:
+    """By group: places of a request in its list of blocks, how many of them have a hash, how many lie before a window.
+
+    In those before a window the null block stands, whatever stood there was released.
+    """
+    found = []
+    for group in _managers_of_groups(manager):
+        blocks = group.req_to_blocks.get(request_id, ())
+        passed = _leading(blocks, _is_null)
+        counts = getattr(group, "num_cached_block", None)
+        cached = passed + _leading(blocks[passed:], _has_hash) if counts is None else counts.get(request_id, 0)
+        found.append((len(blocks), max(cached, passed), passed))
+    return found
 
 
 def hits_of(found: Any) -> Sequence[Any]:
@@ -232,16 +257,24 @@ class Parts:
         vars(self).update(parts)
 
 
-def _leading_cached(blocks: Sequence[Any]) -> int:
-    """How many of a request's blocks, from the first on, have a hash."""
+def _leading(blocks: Sequence[Any], has: Callable[[Any], bool]) -> int:
+    """How many blocks, from the first on, have what all before the last such one have."""
     low, high = 0, len(blocks)
     while low < high:
         middle = (low + high) // 2
-        if blocks[middle].block_hash is not None:
+        if has(blocks[middle]):
             low = middle + 1
         else:
             high = middle
     return low
+
+
+def _has_hash(block: Any) -> bool:
+    return block.block_hash is not None
+
+
+def _is_null(block: Any) -> bool:
+    return bool(block.is_null)
 
 
 # --- Workers ----------------------------------------------------------------------------------------------------------

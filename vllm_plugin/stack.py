@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm_plugin.windows import Past
 
 _GROUP_BITS = 6
 _FINEST = 1 / 512
@@ -20,13 +24,17 @@ class Event:
     A later request that reuses the chain takes blocks from `start` on, since it must begin at the chain's head.
     """
 
-    __slots__ = ("end", "keys", "number", "start")
+    __slots__ = ("end", "keys", "number", "past", "start", "weight")
 
-    def __init__(self, start: int, end: int) -> None:
+    def __init__(self, start: int, end: int, weight: int | None = None) -> None:
         self.start = start
         self.end = end
+        self.weight = end - start if weight is None else weight
+        """What it takes of the pool: more than its blocks where several groups keep blocks of one chain."""
         self.keys: list[int] = []
         """Keys by which the estimator finds this event, the chain's last block at the end."""
+        self.past: Past | None = None
+        """Where windows are."""
         self.number = -1
         """Its place in the order of all events ever."""
 
@@ -39,7 +47,9 @@ class FreeStack:
     an event its number: so slots can be given out anew without a look at the events, of which there may be very many.
     """
 
-    def __init__(self, slots: int = 4096) -> None:
+    def __init__(self, slots: int = 4096, chains: int = 1) -> None:
+        """`chains`: what each block of a chain takes of the pool."""
+        self._chains = chains
         self.total = 0
         """Blocks in all events together."""
         # Oldest first: those that were looked at since the last round of tidying began, then the others.
@@ -63,7 +73,7 @@ class FreeStack:
             self._merge()
         number = event.number = self._pushed
         self._pushed = number + 1
-        self._add(len(self._firsts), event.end - event.start)
+        self._add(len(self._firsts), event.weight)
         self._firsts.append(number)
         self._order.append(event)
         if self._emptied and self._emptied << 1 > len(self._tidied) + len(self._order):
@@ -75,10 +85,19 @@ class FreeStack:
         if taken <= 0:
             return 0
         event.start += taken
+        weight = taken * self._chains
         if event.start == event.end:
             self._emptied += 1
-        self._add(bisect_right(self._firsts, event.number) - 1, -taken)
+            weight = event.weight
+        event.weight -= weight
+        self._add(bisect_right(self._firsts, event.number) - 1, -weight)
         return taken
+
+    def lighten(self, event: Event, weight: int) -> None:
+        """So much of the event is somebody's again, though no block of its chain."""
+        weight = min(weight, event.weight)
+        event.weight -= weight
+        self._add(bisect_right(self._firsts, event.number) - 1, -weight)
 
     def newer(self, event: Event) -> int:
         """Blocks freed after `event`; of events that share its slot, half count as newer."""
@@ -88,15 +107,16 @@ class FreeStack:
         return (
             sum(self._groups[group + 1 :])
             + sum(cells[slot + 1 : (group + 1) << _GROUP_BITS])
-            + ((cells[slot] - event.end + event.start) >> 1)
+            + ((cells[slot] - event.weight) >> 1)
         )
 
     def drop_oldest(self) -> Event:
         """Remove the bottom event."""
         event = (self._tidied or self._order).popleft()
         if event.start < event.end:
-            self._add(bisect_right(self._firsts, event.number) - 1, event.start - event.end)
+            self._add(bisect_right(self._firsts, event.number) - 1, -event.weight)
             event.start = event.end
+            event.weight = 0
         else:
             self._emptied -= 1
         return event
@@ -104,7 +124,7 @@ class FreeStack:
     def oldest_depth(self) -> int:
         """Blocks above the bottom event; 0 when there is none."""
         events = self._tidied or self._order
-        return self.total - events[0].end + events[0].start if events else 0
+        return self.total - events[0].weight if events else 0
 
     def clear(self) -> None:
         """Forget everything."""

@@ -14,6 +14,7 @@ from vllm_plugin import curve, override
 from vllm_plugin.backlog import Backlog
 from vllm_plugin.estimator import ReuseEstimator
 from vllm_plugin.guard import hook
+from vllm_plugin.layout import Layout
 from vllm_plugin.peaks import RollingPeak
 
 _OF_REQUESTS = ("active_bytes", "active_peak_bytes", "demand_peak_bytes", "reusable_bytes", "headroom_bytes")
@@ -26,9 +27,13 @@ class EngineTracker:
     """
 
     engine_version = "V1"
+    window_groups = 0
+    """KV cache groups with a sliding window: their curve is an approximation."""
 
-    def __init__(self, *, blocks: int, block_bytes: int, block_tokens: int, caching: bool, one_order: bool) -> None:
-        """`one_order`: the pool evicts in one order, that of release, so that reuse distances say something."""
+    def __init__(
+        self, *, blocks: int, block_bytes: int, block_tokens: int, caching: bool, layout: Layout | None
+    ) -> None:
+        """`layout`: None where the pool does not evict in one order, that of release: then distances say nothing."""
         self.vllm_config: Any | None = None
         self.executor: Callable[[], Any] | None = None
         """Gives vLLM's executor, which knows whether the engine sleeps."""
@@ -39,8 +44,10 @@ class EngineTracker:
         self.caching = caching
         self._backlog = Backlog(hook("reuse"))
         self._estimator: ReuseEstimator | None = None
-        if caching and one_order and block_bytes > 0 and block_tokens > 0:
-            self._estimator = ReuseEstimator(block_bytes=block_bytes, block_tokens=block_tokens, pool_blocks=blocks)
+        if layout is not None and block_bytes > 0 and block_tokens > 0:
+            self._estimator = ReuseEstimator(
+                block_bytes=block_bytes, block_tokens=block_tokens, pool_blocks=blocks, layout=layout
+            )
         self.requests = self.lookup_tokens = self.hit_tokens = 0
         self.preemptions = self.admissions_blocked = 0
         self._active_peak = RollingPeak()
@@ -126,6 +133,7 @@ class EngineTracker:
         asleep = bool(getattr(self.executor() if self.executor is not None else None, "is_sleeping", False))
         report = {
             "engine_version": self.engine_version,
+            "window_groups": self.window_groups,
             "blocks": self.blocks,
             "block_bytes": self.block_bytes,
             "block_tokens": self.block_tokens,

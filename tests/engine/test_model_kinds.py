@@ -27,7 +27,6 @@ KINDS = (
     "kvcached",
     "sleeping",
     "quantized",
-    # What has several KV groups switches the curve off for the rest of its process.
     "windows",
     # With what this one imports vLLM cannot start another engine in the process.
     "guessed",
@@ -129,8 +128,15 @@ def test_an_adapter_has_slots_in_the_weights_and_prefixes_of_its_own(measured: R
     run = measured["adapters"]
     assert worker_of(run)["weights_bytes"] > sum(run["figures"]["loaded"])
     engine = engine_of(run)
-    # The same prompt three times: what was computed without the adapter is no hit with it.
-    assert (engine["lookup_tokens"], engine["hit_tokens"]) == (3 * len(PROMPTS[0]), 96)
+    # The same prompt three times: what was computed without the adapter is no hit with it. Two more fill no block.
+    assert (engine["lookup_tokens"], engine["hit_tokens"]) == (3 * len(PROMPTS[0]) + 2 * 20, 96)
+
+
+def test_an_adapter_does_what_it_does_without_the_plugin(scripts: tuple[Runs, Runs, str]) -> None:
+    measured, bare, _ = scripts
+    without, adapted = bare["adapters"]["notes"]["logprobs"]
+    assert max(abs(without[token] - adapted.get(token, -100.0)) for token in without) > 0.01
+    assert measured["adapters"]["notes"]["logprobs"] == [without, adapted]
 
 
 def test_a_draft_model_is_in_the_weights_and_in_the_pool(measured: Runs) -> None:
@@ -153,8 +159,8 @@ def test_windows_share_the_pool_with_full_attention(measured: Runs) -> None:
     run = measured["windows"]
     engine = engine_of(run)
     assert run["figures"]["groups"] == 4
-    assert engine["reuse_counts"] == []
     assert (engine["lookup_tokens"], engine["hit_tokens"]) == (TOKENS, 96)
+    assert sum(engine["reuse_counts"][:-1]) * engine["block_tokens"] == 96
     assert 0 < engine["active_peak_bytes"] <= engine["demand_peak_bytes"]
 
 

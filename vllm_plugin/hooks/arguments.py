@@ -12,11 +12,12 @@ from vllm_plugin.guard import hook, wrap
 
 def patch(module: ModuleType) -> None:
     """Wrap `EngineArgs.create_engine_config`."""
+    wrap(module.EngineArgs, "create_engine_config", hook("engine_args"), before=_override, after=_configured)
 
-    def before(arguments: Any, *_: Any, **__: Any) -> None:
-        override.remember(override.apply(arguments, os.environ, devices.total_bytes))
 
-    def after(*_: Any, **__: Any) -> None:
-        process.current().announce()
+def _override(arguments: Any, *_: Any, **__: Any) -> None:
+    override.remember(override.apply(arguments, os.environ, devices.total_bytes))
 
-    wrap(module.EngineArgs, "create_engine_config", hook("engine_args"), before=before, after=after)
+
+def _configured(*_: Any, **__: Any) -> None:
+    process.current().announce()

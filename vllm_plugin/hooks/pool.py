@@ -11,9 +11,11 @@ from typing import Any, Callable
 
 from vllm_plugin import override, process, releases
 from vllm_plugin.elastic import ElasticPool
+from vllm_plugin.grouped_pool import GroupedPoolTracker
 from vllm_plugin.guard import Hook, hook, shown, wrap
 from vllm_plugin.hooks import guarded
 from vllm_plugin.imports import watch
+from vllm_plugin.layout import PLAIN, layout_of
 from vllm_plugin.pool import PoolTracker
 
 ATTRIBUTE = "_vllm_rightsizer"
@@ -60,13 +62,22 @@ def _track(manager: Any, args: Any, kwargs: Any) -> None:
         setattr(manager, ELASTIC, ElasticPool(manager))
         process.track_pool(getattr(manager, ELASTIC))
         return
-    tracker = PoolTracker(manager, int(manager.max_model_len), releases.config_of(manager, args, kwargs))
+    tracker = _tracker(manager, releases.config_of(manager, args, kwargs))
+    # Before anything of vLLM's is replaced: what is wrong with a tracker shows here.
+    admission = _Admission(manager, tracker, hook("admission"))
     pool = releases.pool_of(manager)
     _follow_hand_outs(pool, tracker)
     _follow_evictions(pool, tracker)
     setattr(manager, ATTRIBUTE, tracker)
-    setattr(manager, _ADMISSION, _Admission(manager, tracker, hook("admission")))
+    setattr(manager, _ADMISSION, admission)
     process.track_pool(tracker)
+
+
+def _tracker(manager: Any, config: Any) -> PoolTracker:
+    layout = layout_of([group.kv_cache_spec for group in config.kv_cache_groups])
+    if layout in (None, PLAIN):
+        return PoolTracker(manager, int(manager.max_model_len), config)
+    return GroupedPoolTracker(manager, int(manager.max_model_len), config, layout)
 
 
 class _Admission:
@@ -79,6 +90,7 @@ class _Admission:
     def __init__(self, manager: Any, tracker: PoolTracker, of: Hook) -> None:
         self._manager = weakref.ref(manager)
         self._tracker = tracker
+        self._block_tokens = tracker.block_tokens
         self._hook = of
         self.request: Any = None
         """Whose allocation is expected next."""
@@ -108,7 +120,7 @@ class _Admission:
             self._tracker.refused(request.request_id)
             return
         # What the scheduler finally counts as hit: it may take less than the lookup gave.
-        hit_tokens = releases.admitted_hit_tokens(args, kwargs, self._tracker.block_tokens, int(self.found[1]))
+        hit_tokens = releases.admitted_hit_tokens(args, kwargs, self._block_tokens, int(self.found[1]))
         self._tracker.admitted(request, *before, hit_tokens=hit_tokens)
 
     def asked(self, fits: Any, request: Any) -> None:
@@ -144,7 +156,7 @@ def _noting_lookups(original: Callable[..., Any], of: Hook) -> Callable[..., Any
 def _following_releases(original: Callable[..., Any], of: Hook) -> Callable[..., Any]:
     @functools.wraps(original)
     def free(manager: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        tracker = getattr(manager, ATTRIBUTE, None)
+        tracker: Any = getattr(manager, ATTRIBUTE, None)
         before = None if tracker is None else of.run(tracker.before_free, request)
         result = original(manager, request, *args, **kwargs)
         if before is not None:

@@ -73,7 +73,7 @@ def test_a_reset_is_seen_at_once() -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_several_groups_have_no_curve_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_groups_of_other_kinds_have_no_curve_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
     managers = [new_manager(groups) for groups in (2, 3)]
     trackers = [PoolTracker(manager, 100) for manager in managers]
     for tracker in trackers:

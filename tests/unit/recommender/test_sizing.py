@@ -334,3 +334,11 @@ def test_pools_hold_the_largest_of_all_engines() -> None:
         block_bytes=BLOCK_BYTES,
         block_tokens=16,
     )
+
+
+def test_a_curve_of_windows_gets_the_larger_factor() -> None:
+    """It is an approximation: whatever the policy says."""
+    exact = window(series(traffic(), W, NOW, OWN))
+    rough = window(series(traffic(), W, NOW, replace(OWN, windows=True)))
+    cautious = bound(size(exact, POOLS, policy(caution="High")), "hitRate")
+    assert bound(size(rough, POOLS, policy()), "hitRate") == cautious > bound(size(exact, POOLS, policy()), "hitRate")
