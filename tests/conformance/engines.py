@@ -121,10 +121,15 @@ def kv_cache_specs() -> dict[str, Any]:
 def kv_cache_config(vllm_config: Any, blocks: int) -> Any:
     """A `KVCacheConfig` of `blocks` blocks, by vLLM's own planning."""
     utils = importlib.import_module("vllm.v1.core.kv_cache_utils")
-    room = blocks * BLOCK_BYTES
-    if hasattr(utils, "get_kv_cache_config"):
-        return utils.get_kv_cache_config(vllm_config, kv_cache_specs(), room)
-    plan = first("vllm.v1.core.kv_cache_planning", "vllm.v1.core.kv_cache_utils").get_kv_cache_configs
+    newer = first("vllm.v1.core.kv_cache_planning", "vllm.v1.core.kv_cache_utils")
+    plan = utils.get_kv_cache_config if hasattr(utils, "get_kv_cache_config") else newer.get_kv_cache_configs
+    return planned(plan, vllm_config, blocks * BLOCK_BYTES)
+
+
+def planned(plan: Any, vllm_config: Any, room: int) -> Any:
+    """The `KVCacheConfig` of one rank. `plan`: vLLM's function for one rank, or for all of them."""
+    if plan.__name__ == "get_kv_cache_config":
+        return plan(vllm_config, kv_cache_specs(), room)
     (of_all,) = [one for one in inspect.signature(plan).parameters.values() if one.name.startswith("available")]
     several = "ist[" in str(of_all.annotation)
     specs = [kv_cache_specs()]
@@ -162,7 +167,7 @@ class V1:
             log_stats=True,
         )
         self.manager = self.scheduler.kv_cache_manager
-        self.tracker = self.manager._vllm_rightsizer
+        self.tracker = getattr(self.manager, "_vllm_rightsizer", None)
         self.queries = self.hits = self.hit_tokens = self.preemptions = self.most_active = 0
         # Computed tokens are counted at the step's end until 0.8, and when it is scheduled since.
         self._late = "num_computed_tokens +=" in inspect.getsource(scheduler.update_from_output)
@@ -301,7 +306,7 @@ class V0:
         )
         (self.scheduler,) = self.engine.scheduler
         self.manager = self.scheduler.block_manager
-        self.tracker = self.manager._vllm_rightsizer
+        self.tracker = getattr(self.manager, "_vllm_rightsizer", None)
         (self.allocator,) = [
             one for device, one in self.manager.block_allocator._allocators.items() if device.name == "GPU"
         ]

@@ -8,6 +8,12 @@ import engines
 from vllm.v1.executor.abstract import Executor
 
 
+class Seconds(float):
+    """How long a worker compiled: a number, and in newer releases one for each part of the model."""
+
+    language_model = encoder = 0.0
+
+
 class ExecutorWithoutModel(Executor):  # type: ignore[misc]  # vLLM is untyped here
     """Answers what an engine core asks at its start."""
 
@@ -22,6 +28,8 @@ class ExecutorWithoutModel(Executor):  # type: ignore[misc]  # vLLM is untyped h
         answers = {
             "get_kv_cache_spec": engines.kv_cache_specs(),
             "determine_available_memory": self.blocks * engines.BLOCK_BYTES,
+            "get_supported_kv_cache_layouts": ["LBNHC", "BLHNC"],
+            "compile_or_warm_up_model": Seconds(0.0),
         }
         return [answers.get(method)]
 

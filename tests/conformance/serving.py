@@ -1,4 +1,4 @@
-"""Runs a model in this release's real engine; prints what vLLM's own objects and counters say, and the plugin's page.
+"""Runs a model in this release's real engine; notes what vLLM's own objects and counters say, and the plugin's page.
 
 A program of its own: the engine's processes are started by spawn, and import it again.
 """
@@ -19,11 +19,11 @@ BLOCK_TOKENS = 32
 
 
 def inside(worker: Any) -> dict[str, int]:
-    """In the worker: bytes of the KV cache's tensors, of what one block takes of them, and of what it may claim."""
-    found = worker.model_runner.kv_caches
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors_in(found)}
+    """In the worker: bytes of the KV cache's tensors, and how many blocks they hold."""
+    from loaded import unique_bytes
+
     blocks = int(worker.model_runner.kv_cache_config.num_blocks)
-    return {"pool": sum(storages.values()), "blocks": blocks}
+    return {"pool": unique_bytes(tensors_in(worker.model_runner.kv_caches)), "blocks": blocks}
 
 
 def tensors_in(value: Any) -> list[Any]:
@@ -48,7 +48,7 @@ def page() -> str:
 
 
 def main() -> None:
-    """Serve; arguments as JSON."""
+    """Serve. Arguments: those of the engine as JSON, and the file for what was found."""
     import vllm.v1.worker.cpu_worker as cpu_worker
     from vllm import LLM, SamplingParams
 
@@ -63,9 +63,11 @@ def main() -> None:
     for prompt in prompts[:5]:
         outputs += llm.generate([prompt], parameters, use_tqdm=False)
     (rank,) = llm.collective_rpc(inside)
+    ((loaded,),) = llm.collective_rpc("loaded_bytes")
     counters = {one.name: one.value for one in llm.get_metrics() if hasattr(one, "value")}
     found = {
         **rank,
+        "loaded": loaded,
         "answers": len(outputs),
         "queries": counters["vllm:prefix_cache_queries"],
         "hits": counters["vllm:prefix_cache_hits"],
@@ -73,7 +75,7 @@ def main() -> None:
         "utilization": getattr(llm.llm_engine.vllm_config.cache_config, "gpu_memory_utilization", None),
         "page": page(),
     }
-    print("FOUND" + json.dumps(found))
+    Path(sys.argv[2]).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

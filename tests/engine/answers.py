@@ -1,6 +1,6 @@
 """A whole vLLM in one process: it answers the same prompts again and again, each time with another fault in the plugin.
 
-Run by `test_harm`, as `python answers.py MODEL FAULT...`; prints one JSON object.
+Run by `test_harm_engines`, as `python answers.py MODEL FAULT...`; prints one JSON object.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ FAULTS: dict[str, Any] = {
     "sound": contextlib.nullcontext,
     "lookups fail": lambda: broken("vllm_plugin.pool.PoolTracker.sought"),
     "admissions fail": lambda: broken("vllm_plugin.pool.PoolTracker.admitted"),
-    "admissions are odd": lambda: broken("vllm_plugin.pool.PoolTracker.standing", odd),
+    "lookups are odd": lambda: broken("vllm_plugin.pool.PoolTracker.sought", odd),
     "releases fail": lambda: broken("vllm_plugin.pool.PoolTracker.freed"),
     "releases are odd": lambda: broken("vllm_plugin.pool.PoolTracker.before_free", odd),
     "hand-outs fail": lambda: broken("vllm_plugin.pool.PoolTracker.handed_out"),

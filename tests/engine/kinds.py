@@ -121,7 +121,18 @@ class Kinds:
         llm = self.start("llama", enable_lora=True, max_loras=2, max_lora_rank=8)
         adapter = LoRARequest("one", 1, str(self.folder / "adapter"))
         bare = self.ask(llm, PROMPTS[:1])
+        self.notes["logprobs"] = [self.logprobs(llm), self.logprobs(llm, lora_request=adapter)]
         return llm, [*bare, *self.ask(llm, [PROMPTS[0], PROMPTS[0]], lora_request=adapter)]
+
+    def logprobs(self, llm: Any, **how: Any) -> dict[str, float]:
+        """How likely the model finds each of the first tokens after a prompt, to the last bit."""
+        from vllm import SamplingParams
+
+        parameters = SamplingParams(max_tokens=1, temperature=0, logprobs=20)
+        prompt = {"prompt_token_ids": list(range(300, 320))}
+        (output,) = llm.generate([prompt], parameters, use_tqdm=False, **how)
+        (found,) = output.outputs[0].logprobs
+        return {str(token): one.logprob for token, one in sorted(found.items())}
 
     def drafted(self) -> tuple[Any, Any]:
         draft = {"method": "draft_model", "model": str(self.folder / "draft"), "num_speculative_tokens": 2}

@@ -174,6 +174,38 @@ def test_two_ranks_of_one_engine(path: Path, model: Path, tmp_path: Path) -> Non
             time.sleep(0.1)
 
 
+def test_two_stages_of_one_engine(path: Path, model: Path, tmp_path: Path) -> None:
+    """Pipeline parallel: half of the layers a rank, the embedding on the first, the head on the last; one scheduler."""
+    # The CPU backend makes room for what one stage hands to the next only where it warms up, which eager mode skips.
+    warmed = ["--no-enforce-eager", "--compilation-config", json.dumps({"mode": 2, "backend": "eager"})]
+    arguments = ["--pipeline-parallel-size", "2", *warmed, *kv_bytes(BLOCKS * BLOCK_BYTES // 2)]
+    with serving(path, model, tmp_path, *arguments) as server:
+        for _ in range(2):
+            complete(server.api, model, tuple(range(3, 203)))
+        # Snapshots are a second old.
+        time.sleep(2.5)
+        text = complete_page(server.port, ranks=2)
+        found = page(text)
+        both = {"0/0", "0/1"}
+        assert by_rank(found, names.KV_CACHE_CAPACITY_BYTES) == dict.fromkeys(both, BLOCKS * BLOCK_BYTES // 2)
+        assert by_rank(found, names.KV_CACHE_BLOCK_BYTES) == dict.fromkeys(both, BLOCK_BYTES // 2)
+        weights = by_rank(found, names.MODEL_WEIGHTS_BYTES)
+        config = json.loads((model / "config.json").read_text())
+        # Each has a rotary cache of its own, and the last one the norm before the head.
+        rotary = 4 * config["max_position_embeddings"] * config["head_dim"]
+        assert sum(weights.values()) == weight_bytes(model) + rotary
+        assert weights["0/1"] - weights["0/0"] == 4 * config["hidden_size"]
+        assert set(by_rank(found, names.GPU_MEMORY_TOTAL_BYTES)) == both
+        engine = (("engine", "0"),)
+        hit = 200 // BLOCK_TOKENS * BLOCK_TOKENS
+        assert {labels for name, labels in found if name == names.REQUESTS} == {engine}
+        assert (found[names.REQUESTS, engine], found[names.LOOKUP_TOKENS, engine]) == (2, 400)
+        assert found[names.HIT_TOKENS, engine] == hit
+        assert no_errors(found)
+        (parsed,) = parse_page(text).engines
+        assert [rank.rank for rank in parsed.facts.ranks] == ["0", "1"]
+
+
 def test_two_engines_and_two_api_servers(path: Path, model: Path, tmp_path: Path) -> None:
     """Data parallel: each engine with a pool of its own. vLLM's page comes from files that its API servers write."""
     arguments = ["--data-parallel-size", "2", "--api-server-count", "2", *kv_bytes(BLOCKS * BLOCK_BYTES)]
