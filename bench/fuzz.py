@@ -27,16 +27,17 @@ import httpx
 import jsonpatch
 from ruamel.yaml import YAML
 
+from bench.fuzz_http import fuzz_http, server
 from bench.mutations import Raw, mutated_review
 from bench.pods import pods_of
 from recommender.api.claims import claim_template_name
 from recommender.api.fingerprints import fingerprint
 from recommender.api.policies import ClusterAutomationSpec
+from recommender.api.rounding import GIBIBYTE, MEBIBYTE, request_bytes
 from recommender.api.sharing import EMITTERS
 from recommender.api.workloads import workload_of
 from webhook.app import create_app
 from webhook.detection import detect
-from webhook.emitters.rounding import GIBIBYTE, MEBIBYTE, request_bytes
 from webhook.knowledge import Knowledge, Recommended
 from webhook.settings import InjectionSettings
 
@@ -264,6 +265,7 @@ def _resident_bytes() -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.fuzz", description=__doc__)
     parser.add_argument("--reviews", type=int, default=100_000)
+    parser.add_argument("--http-requests", type=int, default=2000, help="besides, over HTTP to a server that runs")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
@@ -284,8 +286,25 @@ def main() -> int:
         "outcomes": dict(found.outcomes.most_common()),
         "faults": found.faults,
     }
-    print(json.dumps(line) if options.json else "\n".join(f"{key}: {value}" for key, value in line.items()))
-    return 0 if line["ok"] else 1
+    lines = [line, _over_http(options.http_requests, options.seed)]
+    for made in lines:
+        print(json.dumps(made) if options.json else "\n".join(f"{key}: {value}" for key, value in made.items()))
+    return 0 if all(made["ok"] for made in lines) else 1
+
+
+def _over_http(requests: int, seed: int) -> Raw:
+    with server() as client:
+        found = fuzz_http(client, requests, seed)
+    return {
+        "name": "webhook_http_fuzz_faults",
+        "value": len(found.faults),
+        "unit": "faults",
+        "target": 0,
+        "ok": not found.faults,
+        "n": found.requests,
+        "statuses": dict(found.statuses),
+        "faults": found.faults,
+    }
 
 
 if __name__ == "__main__":

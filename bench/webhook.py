@@ -1,7 +1,8 @@
 """What does the webhook cost? `python -m bench.webhook [--json]`.
 
 A real API server with 10,000 recommendations and one worker of the webhook: its start, its memory, its answers at 200
-reviews a second and at most; then pods created with it, without it, and with the VPA's admission controller, in turn.
+reviews a second and at most, and a second process beside it; then pods created with it, without it, with a webhook that
+answers at once, and with the VPA's admission controller, in turn.
 One JSON object a figure; ends with 1 where one misses its target.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import ssl
 import sys
 import tempfile
@@ -21,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import vpa, webhook_load
+from bench import prompt_webhook, vpa, webhook_load
 from bench.figures import Figure, bootstrapped
 from bench.lab.control_plane import ControlPlane, running
 from bench.lab.programs import ROOT
@@ -45,7 +47,8 @@ CEILING_SECONDS = 8.0
 STARTS = 5
 BLOCKS, PODS_A_BLOCK = 30, 30
 OPTED_IN = {LABEL_INJECT: "enabled"}
-MIB = 1 << 20
+MB = 1e6
+CREATORS = ("nobody", "prompt", "ours", "vpa")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,6 +74,7 @@ def _figures(plane: ControlPlane, webhook: Webhook, folder: Path, count: int) ->
     # The first start makes the certificates; the later ones are those of a replica that comes to others.
     webhook.start()
     cold = [_restarted(webhook) for _ in range(STARTS)]
+    empty = _resident_bytes(webhook.pid) / MB
     yield Figure("webhook_cold_start", median(cold), "s", STARTS, 3.0, notes=f"{min(cold):.2f} to {max(cold):.2f}")
     recommend(plane, "bench-ours", names, pods)
     warm = [_restarted(webhook) for _ in range(STARTS)]
@@ -82,7 +86,9 @@ def _figures(plane: ControlPlane, webhook: Webhook, folder: Path, count: int) ->
     bodies = list(reviews(plane, "bench-bodies", names, pods))
     bodies = [body.replace(b"bench-bodies", b"bench-ours") for body in bodies]
     yield from _answers(webhook, bodies)
-    yield from _creations(plane, folder, pods[1], names)
+    yield Figure("webhook_resident_without_recommendations", empty, "MB", 1, notes="what no other process could share")
+    yield from _beside_another(plane, webhook, folder, bodies)
+    yield from _creations(plane, webhook, folder, pods[1], names, bodies[1])
 
 
 def _restarted(webhook: Webhook) -> float:
@@ -91,25 +97,29 @@ def _restarted(webhook: Webhook) -> float:
     webhook.stop()
     begun = time.perf_counter()
     webhook.launch()
+    # One connection: hundreds of handshakes would count as the webhook's memory.
+    connection = http.client.HTTPSConnection(webhook.address, webhook.port, context=context, timeout=5)
     while True:
-        connection = http.client.HTTPSConnection(webhook.address, webhook.port, context=context, timeout=5)
         try:
             connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status == 200:
+                connection.close()
                 return time.perf_counter() - begun
         except OSError:
-            pass
-        finally:
             connection.close()
         time.sleep(0.01)
 
 
 def _answers(webhook: Webhook, bodies: Sequence[bytes]) -> Iterator[Figure]:
     """What a client sees, and what the handler itself has counted."""
-    target = webhook_load.Target(webhook.address, webhook.port, webhook.published().decode())
+    target = _target(webhook)
     webhook_load.at_rate(target, bodies, RATE, 3.0)
     before, applied = _seconds_histogram(webhook), _outcomes(webhook, "applied")
+    used = _cpu_seconds(webhook.pid)
     took = np.array(webhook_load.at_rate(target, bodies, RATE, SECONDS)) * 1000
+    used = _cpu_seconds(webhook.pid) - used
     after = _seconds_histogram(webhook)
     sizes = [len(body) / 1000 for body in bodies]
     note = f"{RATE} a second, {min(sizes):.0f} to {max(sizes):.0f} kB, over TLS, {len(bodies)} recommendations"
@@ -120,26 +130,63 @@ def _answers(webhook: Webhook, bodies: Sequence[bytes]) -> Iterator[Figure]:
         yield Figure(f"webhook_round_trip_{name}", float(np.quantile(took, share)), "ms", len(took), notes=note)
     sized = _outcomes(webhook, "applied") - applied
     yield Figure("webhook_reviews_sized", sized / (len(took) + 8), "ratio", len(took), 0.999, "at least")
-    ceiling = webhook_load.as_fast_as_it_can(target, bodies, CEILING_SECONDS)
+    yield Figure("webhook_cpu_a_review", used / len(took) * 1000, "ms", len(took), notes="of the process, all told")
+    ceiling = webhook_load.as_fast_as_they_can([target], bodies, CEILING_SECONDS)
     yield Figure("webhook_throughput", ceiling, "1/s", round(ceiling * CEILING_SECONDS), notes="client beside it")
-    yield Figure("webhook_resident", _resident_bytes(webhook.pid) / MIB, "MiB", 1, 120.0, notes="after all this")
+    yield Figure("webhook_resident", _resident_bytes(webhook.pid) / MB, "MB", 1, 120.0, notes="after all this")
 
 
-def _creations(plane: ControlPlane, folder: Path, pod: Raw, names: Sequence[str]) -> Iterator[Figure]:
-    """Blocks of pods in three namespaces in turn: nobody is called, we are, the VPA is."""
-    plane.namespace("bench-nobody")
-    plane.namespace("bench-vpa")
+def _target(webhook: Webhook) -> webhook_load.Target:
+    return webhook_load.Target(webhook.address, webhook.port, webhook.published().decode())
+
+
+def _beside_another(plane: ControlPlane, webhook: Webhook, folder: Path, bodies: Sequence[bytes]) -> Iterator[Figure]:
+    """What a second process, which follows the API server for itself, adds: to the answers, and to everything else."""
+    watches = _watches(plane)
+    other = Webhook(plane, folder / "another", name="another")
+    try:
+        _restarted(other)
+        added = _watches(plane) - watches
+        ceiling = webhook_load.as_fast_as_they_can([_target(webhook), _target(other)], bodies, CEILING_SECONDS)
+        resident = _resident_bytes(other.pid) / MB
+    finally:
+        other.stop()
+    yield Figure("webhook_two_processes_throughput", ceiling, "1/s", round(ceiling * CEILING_SECONDS))
+    yield Figure("webhook_second_process_resident", resident, "MB", 1)
+    yield Figure("webhook_second_process_watches", added, "watches", 1)
+
+
+def _watches(plane: ControlPlane) -> float:
+    """Open ones, at the API server."""
+    page = plane.client.http.get("/metrics").text
+    lines = (line for line in page.splitlines() if line.startswith("apiserver_longrunning_requests{"))
+    return sum(float(line.rpartition(" ")[2]) for line in lines if 'verb="WATCH"' in line)
+
+
+def _creations(
+    plane: ControlPlane, webhook: Webhook, folder: Path, pod: Raw, names: Sequence[str], body: bytes
+) -> Iterator[Figure]:
+    """Blocks of pods in four namespaces in turn: nobody is called, somebody who answers at once, we, the VPA."""
+    for name in ("nobody", "prompt", "vpa"):
+        plane.namespace(f"bench-{name}")
+    [answer] = webhook_load.answers(_target(webhook), [body])
+    patch = json.loads(answer)["response"]["patch"]
     made = owned_by(pod, names[1])
     deployment, replica_set = names[1], made["metadata"]["ownerReferences"][0]["name"]
     vpa.prepare(plane, "bench-vpa", deployment, replica_set, made)
-    with vpa.running(plane, folder / "vpa", "bench-vpa"):
-        creators = {name: _creator(plane, f"bench-{name}", made) for name in ("nobody", "ours", "vpa")}
+    with (
+        vpa.running(plane, folder / "vpa", "bench-vpa"),
+        prompt_webhook.running(plane, folder / "prompt", "bench-prompt", patch),
+    ):
+        creators = {name: _creator(plane, f"bench-{name}", made) for name in CREATORS}
+        plane.wait_for(lambda: _sized_by_us(creators["prompt"]()), "size that is always the same")
         plane.wait_for(lambda: _sized_by_us(creators["ours"]()), "size of ours")
         plane.wait_for(lambda: _sized_by_the_vpa(creators["vpa"]()), "request of the VPA's")
         took: dict[str, list[list[float]]] = {name: [] for name in creators}
         for block in range(BLOCKS):
-            # Each goes first, second and last equally often.
-            order = [*creators][block % 3 :] + [*creators][: block % 3]
+            # Each has each place equally often, as far as the number of blocks goes.
+            first = block % len(CREATORS)
+            order = CREATORS[first:] + CREATORS[:first]
             for name in order:
                 took[name].append([_timed(creators[name]) for _ in range(PODS_A_BLOCK)])
     middles = {name: [median(block) * 1000 for block in blocks] for name, blocks in took.items()}
@@ -151,6 +198,10 @@ def _creations(plane: ControlPlane, folder: Path, pod: Raw, names: Sequence[str]
     ours = [(own, none) for own, none in zip(middles["ours"], middles["nobody"], strict=True)]
     value, low, high = bootstrapped(ours, _difference)
     yield Figure("pod_creation_added_p50", value, "ms", count, 2.0, low=low, high=high)
+    asked = list(zip(middles["prompt"], middles["nobody"], strict=True))
+    value, low, high = bootstrapped(asked, _difference)
+    note = "by a webhook that only answers: of what ours adds, the part of the API server and the network"
+    yield Figure("pod_creation_added_by_asking_p50", value, "ms", count, low=low, high=high, notes=note)
     both = list(zip(middles["ours"], middles["vpa"], strict=True))
     value, low, high = bootstrapped(both, _ratio)
     yield Figure("pod_creation_ours_to_vpa", value, "ratio", count, 1.5, low=low, high=high)
@@ -235,6 +286,12 @@ def _resident_bytes(pid: int) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise ProcessLookupError(pid)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _line(figure: Figure) -> str:

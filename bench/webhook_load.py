@@ -58,9 +58,14 @@ def at_rate(target: Target, bodies: Sequence[bytes], per_second: float, seconds:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_at_rate(target, bodies, per_second, seconds))
 
 
-def as_fast_as_it_can(target: Target, bodies: Sequence[bytes], seconds: float) -> float:
-    """Answers a second with a review waiting on every connection."""
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_as_fast_as_it_can(target, bodies, seconds))
+def answers(target: Target, bodies: Sequence[bytes]) -> list[bytes]:
+    """One after the other, on one connection."""
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_answers(target, bodies))
+
+
+def as_fast_as_they_can(targets: Sequence[Target], bodies: Sequence[bytes], seconds: float) -> float:
+    """Answers a second with a review waiting on every connection; each target has as many."""
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_as_fast_as_they_can(targets, bodies, seconds))
 
 
 async def _at_rate(target: Target, bodies: Sequence[bytes], per_second: float, seconds: float) -> list[float]:
@@ -93,8 +98,15 @@ async def _at_rate(target: Target, bodies: Sequence[bytes], per_second: float, s
     return took
 
 
-async def _as_fast_as_it_can(target: Target, bodies: Sequence[bytes], seconds: float) -> float:
-    connections = [await Connection.open(target) for _ in range(_CLOSED_CONNECTIONS)]
+async def _answers(target: Target, bodies: Sequence[bytes]) -> list[bytes]:
+    connection = await Connection.open(target)
+    found = [await connection.review(body) for body in bodies]
+    connection.close()
+    return found
+
+
+async def _as_fast_as_they_can(targets: Sequence[Target], bodies: Sequence[bytes], seconds: float) -> float:
+    connections = [await Connection.open(targets[at % len(targets)]) for at in range(_CLOSED_CONNECTIONS)]
     begun = time.perf_counter()
 
     async def keep_asking(connection: Connection, at: int) -> int:

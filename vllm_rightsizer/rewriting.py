@@ -36,7 +36,17 @@ class RewrittenManifest:
 
 
 def rewrite_manifest(text: str, source: str, kv_bytes: int, utilization: str | None) -> RewrittenManifest:
-    """Rewrite each object of the YAML stream `text`; `source` names it in messages."""
+    """Rewrite each object of the YAML stream `text`; `source` names it in messages. Raises `UsageError`."""
+    try:
+        return _rewritten(text, source, kv_bytes, utilization)
+    except RecursionError:
+        # Thousands of frames say no more than this.
+        raise UsageError(
+            f"{source} has no end, or is nested too deeply: take out the alias that refers to what it stands in"
+        ) from None
+
+
+def _rewritten(text: str, source: str, kv_bytes: int, utilization: str | None) -> RewrittenManifest:
     yaml = _round_trip(text)
     try:
         documents = list(yaml.load_all(text))

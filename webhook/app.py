@@ -17,7 +17,16 @@ from webhook.admission import decide
 from webhook.knowledge import Knowledge
 from webhook.metrics import Metrics
 from webhook.patches import Raw
-from webhook.reviews import NoReviewError, Outcome, Reason, answer, parse_review, review_of_start, uid_of
+from webhook.reviews import (
+    REVIEW_SCHEMA,
+    NoReviewError,
+    Outcome,
+    Reason,
+    answer,
+    parse_review,
+    review_of_start,
+    uid_of,
+)
 from webhook.settings import InjectionSettings
 
 logger = logging.getLogger(__name__)
@@ -31,6 +40,15 @@ _LONGEST_READ = 10 * BODY_LIMIT
 """A client that is still writing does not hear an answer: so much is read and dropped first."""
 _START = 64 * 1024
 _BODY_SECONDS = 5.0
+
+_DESCRIPTION = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": REVIEW_SCHEMA}}},
+    "responses": {
+        "200": {"description": "An AdmissionReview with the answer: the pod is allowed, whatever came."},
+        "400": {"description": "The body is no AdmissionReview."},
+        "413": {"description": "The body is longer than any review, and does not begin as one."},
+    },
+}
 
 
 class _TooSlowError(Exception):
@@ -67,7 +85,7 @@ def create_app(
 
     metrics = Metrics(around.ages, around.certificate_expires, lambda: trouble() is None, around.waiting)
 
-    @app.post("/mutate")
+    @app.post("/mutate", openapi_extra=_DESCRIPTION)
     async def mutate(request: Request) -> Response:
         # The body is taken as it is: validating a pod would cost more than all the rest, and lose unknown fields.
         overloaded = around.waiting() > MOST_WAITING

@@ -1,17 +1,19 @@
-"""The webhook's own certificates in a folder: an authority, and under it a leaf."""
+"""The webhook's own certificates in a folder: what a Secret holds in a cluster, as files."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from webhook.pairs import LIFETIMES, Pair, hosts_of, is_fresh, new_authority, new_leaf, read_pair
+from webhook.pairs import LIFETIMES, SKEW, pem_of
+from webhook.rotation import FILES, Shared, next_step, read_shared
 
 _ALWAYS = ("localhost", "127.0.0.1")
+_PUBLIC = ".crt"
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class CertificateFiles:
 
     @property
     def ca(self) -> Path:
+        """Every authority that a caller should know, the present one first."""
         return self.folder / "ca.crt"
 
     @property
@@ -35,32 +38,44 @@ class CertificateFiles:
 
 
 def ensure_certificates(folder: Path, hosts: Sequence[str] = (), now: datetime | None = None) -> CertificateFiles:
-    """Certificates in `folder` for `hosts`, localhost and 127.0.0.1: those that are there while good, else new ones.
-
-    A leaf is renewed when a third of its life is left, the authority when its life is shorter than a new leaf's.
+    """Certificates in `folder` for `hosts`, localhost and 127.0.0.1: those that are there while good, else their next
+    step, as `rotation` says.
     """
     now = now or datetime.now(UTC)
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = tuple(dict.fromkeys((*hosts, *_ALWAYS)))
-    authority = _load(folder / "ca.crt", folder / "ca.key")
-    if authority is None or authority.certificate.not_valid_after_utc < now + LIFETIMES.leaf:
-        authority = new_authority(now)
-        _write(folder / "ca.key", authority.key_pem, 0o600)
-        _write(folder / "ca.crt", authority.certificate_pem, 0o644)
-    leaf = _load(folder / "tls.crt", folder / "tls.key")
-    fresh = leaf is not None and is_fresh(leaf.certificate, authority.certificate, now)
-    if leaf is None or not fresh or not set(wanted) <= set(hosts_of(leaf.certificate)):
-        leaf = new_leaf(authority, wanted, now)
-        _write(folder / "tls.key", leaf.key_pem, 0o600)
-        _write(folder / "tls.crt", leaf.certificate_pem, 0o644)
-    return CertificateFiles(folder, leaf.certificate.not_valid_after_utc)
+    held = {name: _read(folder / name) for name in FILES}
+    shared = read_shared(held)
+    wanted = next_step(
+        shared,
+        tuple(dict.fromkeys((*hosts, *_ALWAYS))),
+        now,
+        LIFETIMES,
+        coming_is_known=shared is not None and _has_settled(shared, now),
+    )
+    if wanted is not shared:
+        _write_all(folder, wanted.data() | {"ca.crt": pem_of(*wanted.authorities)})
+    return CertificateFiles(folder, wanted.leaf.certificate.not_valid_after_utc)
 
 
-def _load(certificate_file: Path, key_file: Path) -> Pair | None:
+def _has_settled(shared: Shared, now: datetime) -> bool:
+    """The coming authority, published since it was made, has been for long enough."""
+    coming = shared.coming
+    return coming is not None and coming.certificate.not_valid_before_utc + SKEW + LIFETIMES.settling <= now
+
+
+def _read(file: Path) -> bytes:
     try:
-        return read_pair(certificate_file.read_bytes(), key_file.read_bytes())
+        return file.read_bytes()
     except OSError:
-        return None
+        return b""
+
+
+def _write_all(folder: Path, data: Mapping[str, bytes]) -> None:
+    for name in FILES:
+        if name in data:
+            _write(folder / name, data[name], 0o644 if name.endswith(_PUBLIC) else 0o600)
+        else:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

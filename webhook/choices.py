@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from recommender.api.automation import Automation
 from recommender.api.sharing import as_written
-from recommender.api.workloads import LWS_NAME, LWS_SIZE, WorkloadRef
+from recommender.api.workloads import KSERVE_GENERATION, KSERVE_NAME, LWS_NAME, LWS_SIZE, WorkloadRef
 from vllm_plugin.names import ANNOTATION_AUTO
 from webhook.detection import Engine
 from webhook.emitters import emission_for
@@ -96,7 +96,8 @@ def _held_back(pod: Raw, namespace: str, workload: WorkloadRef, knowledge: Knowl
     if not _is_of_group(pod):
         return None
     for (there, whose, container), recommended in knowledge.recommendations.items():
-        if there == namespace and whose == workload:
+        # The name first: there are thousands, and whole references take long to compare.
+        if whose.name == workload.name and there == namespace and whose == workload:
             reason = unfit_reason(recommended)
             if reason is not None:
                 return f"the pods of {workload} start alike: {reason} ({container})"
@@ -119,6 +120,7 @@ def _emission(
             fit[engine.name].allocation_bytes,
             fit[engine.name].largest_gpu_bytes,
             fit[engine.name].name,
+            engine.path[1:] == ("containers", 0),
             fit[engine.name].claim_template,
         )
         for engine in engines
@@ -133,5 +135,9 @@ def _container(pod: Raw, engine: Engine) -> Raw:
 
 
 def _is_of_group(pod: Raw) -> bool:
+    """Whether the pod is a part of an engine: of a LeaderWorkerSet, or of KServe's over several nodes."""
     metadata = pod.get("metadata") or {}
-    return LWS_NAME in (metadata.get("labels") or {}) and (metadata.get("annotations") or {}).get(LWS_SIZE) != "1"
+    labels = metadata.get("labels") or {}
+    if KSERVE_NAME in labels and KSERVE_GENERATION in labels:
+        return True
+    return LWS_NAME in labels and (metadata.get("annotations") or {}).get(LWS_SIZE) != "1"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from recommender.api.apiserver.connection import ApiServer, Raw
+from recommender.api.apiserver.mirror import Mirror, kept_in
 from recommender.api.apiserver.reflector import Pace, Reflector
 from recommender.api.apiserver.resources import resource_of
+from recommender.api.owners import BUILT_IN_OWNERS, CUSTOM_OWNERS, Owner, OwnerKey
 from recommender.api.policies import (
     CLUSTER_AUTOMATION_NAME,
     AutomatedNamespace,
@@ -21,7 +22,7 @@ from recommender.api.policies import (
 )
 from recommender.api.recommendations import VLLMRecommendation
 from webhook.knowledge import Knowledge, RecommendationKey, Recommended, recommended_of
-from webhook.owners import BUILT_IN_OWNERS, CUSTOM_OWNERS, Owner, OwnerKey, owner_of
+from webhook.owners import owner_of
 
 Pair = tuple[Any, Any]
 """What a reflector keeps of an object: its key and its value in one of the mappings below."""
@@ -42,10 +43,10 @@ class ClusterWatch:
         self._recommending = Reflector(
             server, resource_of(VLLMRecommendation), recommended_of, changed=self._recommendation_changed, pace=pace
         )
-        self._reflectors: list[Reflector[Any]] = [
+        self._mirror = Mirror(
             self._recommending,
             *(
-                Reflector(server, resource_of(model), keep, changed=self._in(mapping), pace=pace)
+                Reflector(server, resource_of(model), keep, changed=kept_in(mapping, self._assemble), pace=pace)
                 for model, keep, mapping in (
                     (AutomatedNamespace, _automated_namespace, self._namespaces),
                     (ClusterAutomation, _cluster_automation, self._clusters),
@@ -57,40 +58,29 @@ class ClusterWatch:
                     server,
                     resource,
                     partial(owner_of, kind=resource),
-                    changed=self._in(self._owners),
+                    changed=kept_in(self._owners),
                     metadata_only=True,
                     may_be_absent=resource in CUSTOM_OWNERS,
                     pace=pace,
                 )
                 for resource in (*BUILT_IN_OWNERS, *CUSTOM_OWNERS)
             ),
-        ]
+        )
         self._assemble()
 
     @property
     def knowledge(self) -> Knowledge | None:
-        return self._knowledge if all(reflector.synced for reflector in self._reflectors) else None
+        return self._knowledge if self._mirror.synced else None
 
     @property
     def trouble(self) -> str | None:
-        troubles = [f"{reflector.resource}: {reflector.trouble}" for reflector in self._reflectors if reflector.trouble]
-        waiting = [str(reflector.resource) for reflector in self._reflectors if not reflector.synced]
-        if waiting:
-            troubles.append(f"not read yet: {', '.join(waiting)}")
-        return "; ".join(troubles) or None
+        return self._mirror.trouble
 
     def ages(self) -> Mapping[str, float]:
-        return {reflector.resource.kind: reflector.age_seconds for reflector in self._reflectors}
+        return self._mirror.ages()
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(reflector.run(), name=str(reflector.resource)) for reflector in self._reflectors]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    def running(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return self._mirror.running()
 
     def _assemble(self) -> None:
         """The large mappings are live ones, and cost nothing here."""
@@ -101,19 +91,6 @@ class ClusterWatch:
             dry_run_policies=frozenset(name for name, dry_run in self._dry_run_policies.items() if dry_run),
             owners=self._owners,
         )
-
-    def _in(self, mapping: dict[Any, Any]) -> Callable[[Pair | None, Pair | None], None]:
-        """Keeps `mapping` as the objects say; of most kinds an object has a key for itself."""
-
-        def changed(before: Pair | None, after: Pair | None) -> None:
-            if before is not None:
-                del mapping[before[0]]
-            if after is not None:
-                mapping[after[0]] = after[1]
-            if mapping is not self._owners:
-                self._assemble()
-
-        return changed
 
     def _recommendation_changed(self, before: Pair | None, after: Pair | None) -> None:
         """Of several for one target, as a person may make them, the last one holds; when it goes, another one does."""

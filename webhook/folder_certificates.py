@@ -7,11 +7,13 @@ import contextlib
 import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from cryptography import x509
+
 from webhook.certificates import ensure_certificates
-from webhook.pairs import verifies
+from webhook.pairs import LIFETIMES, read_bundle, verifies
 from webhook.publishing import Publication
 from webhook.serving import Served
 
@@ -49,11 +51,16 @@ class OwnFolder:
 
 
 class MountedFolder:
-    """Serves what another one keeps in `tls.crt` and `tls.key` of a folder, and publishes. Here nothing is written."""
+    """Serves what another one keeps in `tls.crt` and `tls.key` of a folder, and publishes. Here nothing is written.
 
-    def __init__(self, folder: Path, publication: Publication) -> None:
+    cert-manager's leaves are valid from the second on in which they are made. A new one waits until it is old enough
+    for an API server whose clock is behind, for as long as the one that is served will do.
+    """
+
+    def __init__(self, folder: Path, publication: Publication, skew: timedelta = LIFETIMES.skew) -> None:
         self._folder = folder
         self._publication = publication
+        self._skew = skew
         self.served = Served()
         self._content: tuple[bytes, bytes] | None = None
         self._unread: str | None = f"nothing was read in {folder} yet"
@@ -65,8 +72,7 @@ class MountedFolder:
             return self._unread
         if self._publication.trouble is not None:
             return self._publication.trouble
-        now = datetime.now(UTC)
-        if not all(verifies(certificate, bundle, now) for bundle in self._publication.bundles):
+        if not self._verifies(certificate, datetime.now(UTC)):
             return f"the certificate in {self._folder} does not verify under the published caBundle"
         return None
 
@@ -81,7 +87,7 @@ class MountedFolder:
     def _look(self) -> None:
         try:
             content = (self._folder / "tls.crt").read_bytes(), (self._folder / "tls.key").read_bytes()
-            if content == self._content:
+            if content == self._content or self._may_wait(content[0]):
                 return
             self.served.load(*content)
         except (OSError, ssl.SSLError, ValueError) as error:
@@ -91,6 +97,18 @@ class MountedFolder:
         self._content = content
         self._unread = None
         logger.info("a new certificate is served", extra={"expires": self.served.expires})
+
+    def _may_wait(self, certificate_pem: bytes) -> bool:
+        """It is too young for an API server whose clock is behind, and what is served is good for a while."""
+        now, served = datetime.now(UTC), self.served.certificate
+        chain = read_bundle(certificate_pem)
+        if served is None or not chain or chain[0].not_valid_before_utc <= now - self._skew:
+            return False
+        known = self._publication.trouble is None
+        return known and all(self._verifies(served, at) for at in (now, now + self._skew))
+
+    def _verifies(self, certificate: x509.Certificate, now: datetime) -> bool:
+        return all(verifies(certificate, bundle, now) for bundle in self._publication.bundles)
 
     def _say(self, sentence: str) -> None:
         if sentence != self._unread:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from recommender.api.automation import Automation, flag, resolve_automation
+from recommender.api.automation import Automation, resolve_automation
 from recommender.api.objects import InvalidObjectError
+from recommender.api.owners import WORKLOAD_KINDS, Owner, OwnerKey, Ownership
 from recommender.api.policies import (
     CLUSTER_AUTOMATION_NAME,
     AutomatedNamespace,
@@ -19,9 +20,8 @@ from recommender.api.policies import (
     VLLMPolicy,
 )
 from recommender.api.recommendations import DEGRADED, VLLMRecommendation
-from recommender.api.workloads import WorkloadRef, owners_above, workload_of
-from vllm_plugin.names import ANNOTATION_EXCLUDE
-from webhook.owners import NO_ANNOTATIONS, WORKLOAD_KINDS, Owner, OwnerKey, owner_of
+from recommender.api.workloads import WorkloadRef
+from webhook.owners import owner_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +69,14 @@ class Knowledge:
     dry_run_policies: frozenset[str] = frozenset()
     owners: Mapping[OwnerKey, Owner] = field(default_factory=dict)
 
+    @property
+    def ownership(self) -> Ownership:
+        """Whose pods there are."""
+        return Ownership(self.owners, (self.cluster.custom_owner_groups or ()) if self.cluster is not None else ())
+
     def workload(self, namespace: str, pod: Raw) -> WorkloadRef:
         """Whose pod this is: the user's owner groups come first."""
-        groups = (self.cluster.custom_owner_groups or ()) if self.cluster is not None else ()
-        return workload_of(pod, groups, lambda ref: self._owners_of(namespace, ref))
+        return self.ownership.workload(namespace, pod)
 
     def recommended(self, namespace: str, workload: WorkloadRef, container: str) -> Recommended | None:
         return self.recommendations.get((namespace, workload, container))
@@ -80,41 +84,19 @@ class Knowledge:
     def automation(self, namespace: str, workload: WorkloadRef, pod_annotations: Mapping[str, str]) -> Automation:
         """What applies to a pod of `workload`, everything that is said about it taken together."""
         return resolve_automation(
-            pod_annotations, self._annotations(namespace, workload), self.namespaces.get(namespace), self.cluster
+            pod_annotations,
+            self.ownership.annotations(namespace, workload),
+            self.namespaces.get(namespace),
+            self.cluster,
         )
 
     def excluded(self, namespace: str, pod: Raw) -> bool:
         """Whether an owner of the pod is, also one below its workload: a CronJob's Job, a group's StatefulSet."""
-        above = owners_above(pod, lambda ref: self._owners_of(namespace, ref))
-        return any(flag(self._said(namespace, ref).get(ANNOTATION_EXCLUDE)) for ref in above)
+        return self.ownership.excluded(namespace, pod)
 
     def only_shown(self, automation: Automation) -> bool:
         """Changes are to be shown, not made: the cluster or the workload's policy says DryRun."""
         return automation.dry_run or automation.policy in self.dry_run_policies
-
-    def _owners_of(self, namespace: str, workload: WorkloadRef) -> tuple[WorkloadRef, ...]:
-        owner = self.owners.get((namespace, workload))
-        return owner.owners if owner is not None else ()
-
-    def _annotations(self, namespace: str, workload: WorkloadRef) -> Mapping[str, str]:
-        """What the workload says, and what those above it say where it says nothing; an exclusion holds from anywhere
-        above. A Deployment that KServe made has its InferenceService above it.
-        """
-        said = self._said(namespace, workload)
-        seen, level = {workload}, self._owners_of(namespace, workload)
-        while level:
-            for ref in level:
-                above = self._said(namespace, ref)
-                if above:
-                    excluded = {ANNOTATION_EXCLUDE: "true"} if flag(above.get(ANNOTATION_EXCLUDE)) else {}
-                    said = {**above, **said, **excluded}
-            seen.update(level)
-            level = tuple(up for ref in level for up in self._owners_of(namespace, ref) if up not in seen)
-        return said
-
-    def _said(self, namespace: str, workload: WorkloadRef) -> Mapping[str, str]:
-        owner = self.owners.get((namespace, workload))
-        return owner.annotations if owner is not None else NO_ANNOTATIONS
 
 
 class KnowledgeReader:

@@ -13,19 +13,20 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_SKEW = timedelta(minutes=10)
+SKEW = timedelta(minutes=10)
 """Certificates are valid from a little before now: clocks of API server and webhook differ."""
 
 
 @dataclass(frozen=True)
 class Lifetimes:
     """How long certificates live, and how long a new authority is published before a leaf of its own is served: every
-    API server has seen it by then.
+    API server has seen it by then. `skew`: how far the clock of an API server may be behind ours.
     """
 
     authority: timedelta = timedelta(days=3650)
     leaf: timedelta = timedelta(days=90)
     settling: timedelta = timedelta(minutes=5)
+    skew: timedelta = timedelta(minutes=5)
 
 
 LIFETIMES = Lifetimes()
@@ -121,7 +122,7 @@ def valid(certificate: x509.Certificate, now: datetime) -> bool:
 def is_fresh(leaf: x509.Certificate, authority: x509.Certificate, now: datetime) -> bool:
     """Whether `leaf` may stay: of this authority, with more than a third of its life left."""
     end = leaf.not_valid_after_utc
-    life = end - leaf.not_valid_before_utc - _SKEW
+    life = end - leaf.not_valid_before_utc - SKEW
     return leaf.not_valid_before_utc <= now and end - now > life / 3 and _issued(leaf, authority)
 
 
@@ -150,7 +151,7 @@ def _builder(
         subject_name=subject,
         public_key=key.public_key(),
         serial_number=x509.random_serial_number(),
-        not_valid_before=now - _SKEW,
+        not_valid_before=now - SKEW,
         not_valid_after=end,
     )
 

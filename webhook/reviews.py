@@ -17,6 +17,38 @@ _VERSION = re.compile(rb'"apiVersion"\s*:\s*"([^"\\]{1,256})"')
 _LONGEST_WARNING = 256
 """Bytes; the API server cuts longer ones."""
 
+REVIEW_SCHEMA: Raw = {
+    "type": "object",
+    "required": ["request"],
+    "properties": {
+        "apiVersion": {"enum": list(_VERSIONS)},
+        "kind": {"const": "AdmissionReview"},
+        "request": {
+            "type": "object",
+            "required": ["uid", "object"],
+            "properties": {
+                "uid": {"type": "string"},
+                "namespace": {"type": "string"},
+                "operation": {"enum": ["CREATE", "UPDATE", "DELETE", "CONNECT"]},
+                "dryRun": {"type": "boolean"},
+                "object": {
+                    "type": "object",
+                    "properties": {
+                        "metadata": {"type": "object"},
+                        "spec": {
+                            "type": "object",
+                            "properties": {
+                                "containers": {"type": "array", "items": {"type": "object"}},
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
+"""What is asked, as JSON Schema; nothing is held to it, since whatever comes is allowed."""
+
 
 class NoReviewError(ValueError):
     """What came is no AdmissionReview at all; the message says what it is instead."""

@@ -1,4 +1,4 @@
-"""The certificates that all replicas share, and their next step. Pure: a Secret's data in, a Secret's data out.
+"""The webhook's own certificates, and their next step. Pure: a Secret's data (or a folder's) in, and out.
 
 An authority is renewed in three steps, so that no review is refused on the way: the coming one is published beside the
 present one; when every API server knows both, the leaf moves; the leaving one stays published until it ends.
@@ -25,10 +25,16 @@ from webhook.pairs import (
     valid,
 )
 
+FILES = (
+    *("ca.key", "coming-ca.key", "tls.key"),
+    *("ca.crt", "coming-ca.crt", "leaving-ca.crt", "tls.crt"),
+)
+"""The names of all that there may be: keys before what is shown of them, the leaf last."""
+
 
 @dataclass(frozen=True)
 class Shared:
-    """What the Secret holds. Under `authority` the leaf is issued."""
+    """What the Secret holds, or a folder. Under `authority` the leaf is issued."""
 
     authority: Pair
     leaf: Pair

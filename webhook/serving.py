@@ -37,8 +37,11 @@ class Served:
     def __init__(self) -> None:
         now = datetime.now(UTC)
         placeholder = new_leaf(new_authority(now), ["localhost"], now)
+        self._present = _context(placeholder.certificate_pem + placeholder.key_pem)
+        # A context keeps one certificate for each kind of key: what is loaded into a live one may leave another beside
+        # it, and clients choose. So each handshake is given the context of what was loaded last.
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._load(placeholder.certificate_pem + placeholder.key_pem)
+        self.context.sni_callback = self._choose
         self.certificate: x509.Certificate | None = None
 
     @property
@@ -51,12 +54,19 @@ class Served:
         chain = read_bundle(certificate_pem)
         if not chain:
             raise ValueError("there is no certificate in it")
-        self._load(certificate_pem + key_pem)
+        self._present = _context(certificate_pem + key_pem)
         self.certificate = chain[0]
 
-    def _load(self, pem: bytes) -> None:
-        with _as_file(pem) as path:
-            self.context.load_cert_chain(path)
+    def _choose(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        """Called for clients that name nobody, too."""
+        connection.context = self._present
+
+
+def _context(pem: bytes) -> ssl.SSLContext:
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with _as_file(pem) as path:
+        made.load_cert_chain(path)
+    return made
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from recommender.api.automation import Automation, flag
 from recommender.api.diffs import size_diff
 from recommender.api.fingerprints import fingerprint, product_of
+from recommender.api.shares import utilization_seen
 from recommender.api.sizing_flags import FIRST_VERSION_WITH_KV_BYTES, parse_version
 from vllm_plugin.names import (
     ANNOTATION_AUTO,
@@ -18,8 +19,7 @@ from vllm_plugin.names import (
 from webhook.accelerators import other_meaning
 from webhook.argv import NUM_GPU_BLOCKS_OVERRIDE, TERMINATOR, explicit_kv_option, sizing_flags, without
 from webhook.detection import Engine, variable
-from webhook.emitters.requests import Emission, Sees
-from webhook.emitters.rounding import fraction
+from webhook.emitters.requests import Emission
 from webhook.knowledge import Recommended
 from webhook.launches import Form
 from webhook.patches import Raw
@@ -123,13 +123,12 @@ def fixed_by_user(engine: Engine, previous: Sequence[str]) -> str | None:
 
 def _utilization(pod: Raw, engine: Engine, recommended: Recommended, emission: Emission | None) -> str | None:
     """The fraction of what the process will see as its device's total; None where that is not known beforehand."""
-    sees = emission.sees if emission is not None else Sees.CARD
-    if emission is not None and sees is Sees.SHARE:
-        return fraction(recommended.allocation_bytes, emission.request_bytes(engine.name))
     # A fraction of a card means the same on every node only where all GPUs have one size and the pod keeps to them.
-    if sees is Sees.CARD and recommended.one_gpu_size and product_of(pod):
-        return recommended.utilization
-    return None
+    of_card = recommended.utilization if recommended.one_gpu_size and product_of(pod) else None
+    if emission is None:
+        return of_card
+    request = emission.request_bytes(engine.name)
+    return utilization_seen(emission.sees, recommended.allocation_bytes, request, of_card)
 
 
 def _flags(engine: Engine, kv_bytes: int | None, utilization: str | None, previous: Sequence[str]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ _CONTROLLERS = (
     "job-controller",
     "namespace-controller",
     "replicaset-controller",
+    "resourceclaim-controller",
     "resourcequota-controller",
     "root-ca-certificate-publisher-controller",
     "serviceaccount-controller",

@@ -16,8 +16,9 @@ from .pods import OPTED_IN, injected, vllm_pod
 
 HERE = Path(__file__).parent
 
-# The table of launch forms is that of the unit tests.
-sys.path.append(str(HERE.parent / "unit" / "webhook"))
+# The table of launch forms and the synthetic engines are those of the unit tests.
+for folder in ("webhook", "recommender"):
+    sys.path.append(str(HERE.parent / "unit" / folder))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -134,45 +134,86 @@ def test_an_excluded_workload_without_a_recommendation(webhook: Webhook, kind: s
     assert args_of(made) == args_of(pod)
 
 
-@pytest.mark.parametrize(
-    ("workload", "labels", "owner"),
-    [
-        pytest.param(
-            WorkloadRef("leaderworkerset.x-k8s.io", "LeaderWorkerSet", "llama"),
-            {
-                "leaderworkerset.sigs.k8s.io/name": "llama",
-                "leaderworkerset.sigs.k8s.io/group-index": "0",
-                "leaderworkerset.sigs.k8s.io/worker-index": "0",
-                "leaderworkerset.sigs.k8s.io/size": "1",
+LWS = "leaderworkerset.sigs.k8s.io"
+OPERATORS: dict[str, tuple[WorkloadRef, Raw, str, str]] = {
+    # Its workload, labels and annotations, the kind and the name of the owner: as their controllers write them.
+    "leader-of-a-leaderworkerset": (
+        WorkloadRef("leaderworkerset.x-k8s.io", "LeaderWorkerSet", "llama"),
+        {
+            "labels": {
+                f"{LWS}/name": "llama",
+                f"{LWS}/group-index": "0",
+                f"{LWS}/group-key": "5b5f8c2a4d2d0e0a3b1c8d7e6f5a4b3c2d1e0f9a",
+                f"{LWS}/template-revision-hash": "6b7f9c8d5",
+                f"{LWS}/worker-index": "0",
             },
-            {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "llama"},
-            id="leader of a LeaderWorkerSet",
-        ),
-        pytest.param(
-            WorkloadRef("serving.kserve.io", "InferenceService", "llama"),
-            {
-                "serving.kserve.io/inferenceservice": "llama",
+            "annotations": {f"{LWS}/size": "2"},
+        },
+        "StatefulSet",
+        "llama",
+    ),
+    "worker-of-a-leaderworkerset": (
+        WorkloadRef("leaderworkerset.x-k8s.io", "LeaderWorkerSet", "llama"),
+        {
+            "labels": {
+                f"{LWS}/name": "llama",
+                f"{LWS}/group-index": "0",
+                f"{LWS}/group-key": "5b5f8c2a4d2d0e0a3b1c8d7e6f5a4b3c2d1e0f9a",
+                f"{LWS}/template-revision-hash": "6b7f9c8d5",
+                f"{LWS}/worker-index": "1",
+            },
+            "annotations": {f"{LWS}/size": "2", f"{LWS}/leader-name": "llama-0"},
+        },
+        "StatefulSet",
+        "llama-0",
+    ),
+    "predictor-of-kserve": (
+        WorkloadRef("serving.kserve.io", "InferenceService", "llama"),
+        {
+            "labels": {
+                "app": "isvc.llama-predictor",
                 "component": "predictor",
                 "pod-template-hash": "6d4f9b7c5",
+                "serving.kserve.io/inferenceservice": "llama",
             },
-            {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "llama-predictor-6d4f9b7c5"},
-            id="predictor of KServe",
-        ),
-        pytest.param(
-            WorkloadRef("argoproj.io", "Rollout", "llama"),
-            {"app": "llama", "rollouts-pod-template-hash": "7d9c8f6b5"},
-            {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "llama-7d9c8f6b5"},
-            id="pod of an Argo Rollout",
-        ),
-    ],
-)
-def test_pods_as_other_operators_make_them(
-    webhook: Webhook, workload: WorkloadRef, labels: dict[str, str], owner: Raw
-) -> None:
+            "annotations": {"serving.kserve.io/deploymentMode": "Standard"},
+        },
+        "ReplicaSet",
+        "llama-predictor-6d4f9b7c5",
+    ),
+    "worker-of-kserve": (
+        WorkloadRef("serving.kserve.io", "InferenceService", "llama"),
+        {
+            "labels": {
+                "app": "isvc.llama-predictor-worker",
+                "component": "predictor",
+                "isvc.generation": "1",
+                "pod-template-hash": "7c6b5d4f9",
+                "serving.kserve.io/inferenceservice": "llama",
+            },
+        },
+        "ReplicaSet",
+        "llama-predictor-worker-7c6b5d4f9",
+    ),
+    "pod-of-an-argo-rollout": (
+        WorkloadRef("argoproj.io", "Rollout", "llama"),
+        {"labels": {"app": "llama", "rollouts-pod-template-hash": "7d9c8f6b5"}},
+        "ReplicaSet",
+        "llama-7d9c8f6b5",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_pods_as_other_operators_make_them(webhook: Webhook, name: str) -> None:
     plane = webhook.plane
-    namespace = plane.namespace(f"operator-{workload.kind.lower()}", OPTED_IN)
-    owners = [owner | {"uid": "0b9a5f5e-3f6c-4a63-9b43-1f5b3f0b8d11", "controller": True, "blockOwnerDeletion": True}]
-    pod = vllm_pod(None, generateName=f"{owner['name']}-", labels=labels, annotations=AUTOMATED, ownerReferences=owners)
+    workload, metadata, kind, owner = OPERATORS[name]
+    namespace = plane.namespace(name, OPTED_IN)
+    reference = {"apiVersion": "apps/v1", "kind": kind, "name": owner, "controller": True, "blockOwnerDeletion": True}
+    owners = [reference | {"uid": "0b9a5f5e-3f6c-4a63-9b43-1f5b3f0b8d11"}]
+    annotations = metadata.get("annotations", {}) | AUTOMATED
+    labels = metadata["labels"]
+    pod = vllm_pod(None, generateName=f"{owner}-", labels=labels, annotations=annotations, ownerReferences=owners)
     recommend(webhook.plane, namespace, workload, pod)
     made = plane.client.create(f"/api/v1/namespaces/{namespace}/pods", pod, dryRun="All")
     assert injected(made)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recommender.api.sharing import GPUSHARE_MEMORY, WHOLE_GPU
-from webhook.emitters.requests import Asked, Declined, Emission, Sees, is_sidecar, only_one, resource_edits
-from webhook.emitters.rounding import GIBIBYTE, request_bytes
+from recommender.api.sharing import WHOLE_GPU
+from webhook.emitters.requests import Asked, Declined, Emission, is_sidecar, only_one, resource_edits
 from webhook.patches import Raw
 
 
@@ -18,8 +17,6 @@ def emit(pod: Raw, asked: Sequence[Asked]) -> Emission | Declined:
         return Declined(f"{one.engine.name} uses {one.gpus} GPUs, and gpushare gives a pod one")
     if is_sidecar(one):
         return Declined(f"{one.engine.name} is a sidecar, and gpushare counts the memory of plain containers only")
-    amount = request_bytes(one.allocation_bytes, GIBIBYTE)
-    words = {GPUSHARE_MEMORY: str(amount // GIBIBYTE)}
-    edits = resource_edits(pod, one.engine, {WHOLE_GPU: None, **words})
-    shown = tuple(f"{name}: {value}" for name, value in words.items())
-    return Emission(tuple(edits), ((one.engine.name, amount),), Sees.CARD, shown)
+    share = one.share("gpushare")
+    edits = resource_edits(pod, one.engine, {WHOLE_GPU: None, **share.words})
+    return Emission(tuple(edits), ((one.engine.name, share.request_bytes),), share.sees, share.lines)

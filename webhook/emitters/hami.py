@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recommender.api.sharing import HAMI_CORES, HAMI_MEMORY, amounts_of
-from webhook.emitters.requests import Asked, Declined, Emission, Sees, containers_of, resource_edits
-from webhook.emitters.rounding import MEBIBYTE, request_bytes
+from recommender.api.rounding import MEBIBYTE
+from recommender.api.shares import Sees
+from recommender.api.sharing import HAMI_CORES, amounts_of
+from webhook.emitters.requests import Asked, Declined, Emission, containers_of, resource_edits
 from webhook.patches import Raw
 
 _MOST_UNITS = (1 << 31) - 1
@@ -23,21 +24,23 @@ def emit(pod: Raw, asked: Sequence[Asked]) -> Emission | Declined:
     ]
     if privileged:
         return Declined(f"HAMi refuses pods with a privileged container ({privileged[0]})")
-    edits, requests, shown = [], [], []
+    edits, requests = [], []
+    shown: list[str] = []
     for one in asked:
         if one.gpus > 1 and not _runs_without_ipc(one):
             return Declined(
                 f"{one.engine.name} uses {one.gpus} GPUs: ranks on HAMi's vGPUs need {_NO_CUSTOM_ALL_REDUCE}"
             )
-        amount = request_bytes(one.allocation_bytes, MEBIBYTE)
+        share = one.share("hami")
+        amount = share.request_bytes
         if amount // MEBIBYTE > _MOST_UNITS:
             return Declined(f"{amount} bytes are more than HAMi counts")
-        words: dict[str, str | None] = {HAMI_MEMORY: str(amount // MEBIBYTE)}
+        words: dict[str, str | None] = dict(share.words)
         if str(amounts_of(one.engine.container).get(HAMI_CORES)) == _ALL_CORES:
             words[HAMI_CORES] = None
         edits += resource_edits(pod, one.engine, words)
         requests.append((one.engine.name, amount))
-        shown.append(f"{HAMI_MEMORY}: {amount // MEBIBYTE}")
+        shown += share.lines
     return Emission(tuple(edits), tuple(requests), Sees.SHARE, tuple(shown))
 
 

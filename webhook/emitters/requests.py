@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
+from recommender.api.shares import Sees, Share, share_of
 from recommender.api.sharing import WHOLE_GPU, Edit, Place, amounts_of, value_at
 from webhook.detection import Engine
 from webhook.patches import Raw
-
-
-class Sees(StrEnum):
-    """What the process in the container is told as its device's total."""
-
-    CARD = "card"
-    SHARE = "share"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -30,6 +22,8 @@ class Asked:
     largest_bytes: int
     """The largest GPU on which the workload was seen; 0 where nobody knows."""
     recommendation: str
+    is_first: bool
+    """Whether it is the first container of the pod."""
     claim_template: str | None
     """The ResourceClaimTemplate that is there for the recommendation."""
 
@@ -38,6 +32,20 @@ class Asked:
         """Whole GPUs that the container asks for."""
         amount = str(amounts_of(self.engine.container).get(WHOLE_GPU, "0"))
         return int(amount) if amount.isdecimal() else 0
+
+    def share(self, emitter: str) -> Share:
+        """What is asked of each GPU in the words of `emitter`, which must be one."""
+        share = share_of(
+            emitter,
+            self.allocation_bytes,
+            self.gpus,
+            container=self.engine.name,
+            is_first=self.is_first,
+            recommendation=self.recommendation,
+        )
+        if share is None:
+            raise ValueError(f"{emitter} is no emitter")
+        return share
 
 
 @dataclass(frozen=True)

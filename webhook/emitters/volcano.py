@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recommender.api.sharing import VOLCANO_MEMORY, VOLCANO_NUMBER, WHOLE_GPU
-from webhook.emitters.requests import Asked, Declined, Emission, Sees, is_sidecar, resource_edits, scheduler_edits
-from webhook.emitters.rounding import MEBIBYTE, request_bytes
+from recommender.api.rounding import MEBIBYTE
+from recommender.api.shares import Sees
+from recommender.api.sharing import WHOLE_GPU
+from webhook.emitters.requests import Asked, Declined, Emission, is_sidecar, resource_edits, scheduler_edits
 from webhook.patches import Raw
 
 SCHEDULER = "volcano"
@@ -17,15 +18,16 @@ def emit(pod: Raw, asked: Sequence[Asked]) -> Emission | Declined:
     handed_over = scheduler_edits(pod, SCHEDULER)
     if isinstance(handed_over, Declined):
         return handed_over
-    edits, requests, shown = list(handed_over), [], []
+    edits, requests = list(handed_over), []
+    shown: list[str] = []
     for one in asked:
         if is_sidecar(one):
             return Declined(f"{one.engine.name} is a sidecar, and Volcano counts vGPUs of plain containers only")
-        amount = request_bytes(one.allocation_bytes, MEBIBYTE)
+        share = one.share("volcano")
+        amount = share.request_bytes
         if amount // MEBIBYTE > _MOST_UNITS:
             return Declined(f"{amount} bytes are more than Volcano counts")
-        words = {VOLCANO_NUMBER: str(one.gpus), VOLCANO_MEMORY: str(amount // MEBIBYTE)}
-        edits += resource_edits(pod, one.engine, {WHOLE_GPU: None, **words})
+        edits += resource_edits(pod, one.engine, {WHOLE_GPU: None, **share.words})
         requests.append((one.engine.name, amount))
-        shown += [f"{name}: {value}" for name, value in words.items()]
+        shown += share.lines
     return Emission(tuple(edits), tuple(requests), Sees.SHARE, tuple(shown))

@@ -10,12 +10,12 @@ from webhook_cases import Raw, knowing, patched, pod, review
 
 from recommender.api.fingerprints import fingerprint
 from recommender.api.policies import ClusterAutomationSpec
+from recommender.api.rounding import GIBIBYTE, MEBIBYTE, OUTSIDE_BYTES
 from recommender.api.sharing import as_written, emitted_of
 from vllm_plugin.names import (
     ANNOTATION_SKIPPED,
 )
 from webhook.admission import admit
-from webhook.emitters.rounding import GIBIBYTE, MEBIBYTE, OUTSIDE_BYTES
 from webhook.settings import InjectionSettings
 
 SETTINGS = InjectionSettings()

@@ -1,34 +1,33 @@
-"""What becomes of a review: a table of outcomes, and of garbage."""
+"""What becomes of a review: a table of outcomes, and who says so."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from webhook_cases import (
     FLAGS,
     KV_BYTES,
+    MAIN,
     NAMESPACE_ON,
     UTILIZATION,
     WORKLOAD,
-    Form,
     Raw,
     environment,
     knowing,
+    outcome_of,
     patched,
     pod,
+    reason_of,
     recommended,
     review,
     vector,
 )
-from webhook_wild_forms import ALL_FORMS
 
 from recommender.api.owner_groups import CustomOwnerGroup
+from recommender.api.owners import Owner
 from recommender.api.policies import AutomatedNamespaceSpec, ClusterAutomationSpec
 from recommender.api.workloads import WorkloadRef
 from vllm_plugin.names import (
@@ -36,27 +35,14 @@ from vllm_plugin.names import (
     ANNOTATION_AUTO,
     ANNOTATION_CONTAINER,
     ANNOTATION_EXCLUDE,
-    ANNOTATION_ORIGINAL_ARGS,
     ANNOTATION_POLICY,
     ANNOTATION_SKIPPED,
 )
 from webhook.admission import admit
 from webhook.knowledge import Knowledge
-from webhook.offline import admit_json
-from webhook.owners import Owner
-from webhook.reviews import NoReviewError
 from webhook.settings import InjectionSettings
 
 SETTINGS = InjectionSettings()
-MAIN: Raw = {"name": "main", "image": "vllm/vllm-openai:v0.11.0", "args": ["--model=m"]}
-
-
-def _outcome(answer: Raw) -> str:
-    return str(answer["response"]["auditAnnotations"]["outcome"])
-
-
-def _reason(answer: Raw) -> str:
-    return str(answer["response"]["auditAnnotations"]["reason"])
 
 
 @pytest.mark.parametrize(
@@ -82,14 +68,14 @@ def test_left_alone(asked: Raw, outcome: str) -> None:
     assert answer["apiVersion"] == "admission.k8s.io/v1"
     assert answer["response"]["allowed"] is True
     assert "patch" not in answer["response"]
-    assert _outcome(answer) == outcome
+    assert outcome_of(answer) == outcome
     if outcome in ("no-request", "error") or ANNOTATION_CONTAINER in str(asked):
         assert answer["response"]["warnings"]
 
 
 def test_before_the_first_snapshot_nothing_is_changed() -> None:
     answer = admit(review(pod(MAIN)), None, SETTINGS)
-    assert _outcome(answer) == "not-ready"
+    assert outcome_of(answer) == "not-ready"
     assert "patch" not in answer["response"]
 
 
@@ -97,7 +83,7 @@ def test_applied() -> None:
     before = pod(MAIN)
     answer = admit(review(before), knowing(before), SETTINGS)
     after = patched(before, answer)
-    assert _outcome(answer) == "applied"
+    assert outcome_of(answer) == "applied"
     assert answer["response"]["uid"] == "7f3c"
     assert vector(after["spec"]["containers"][0]) == ["--model=m", *FLAGS]
     assert json.loads(after["metadata"]["annotations"][ANNOTATION_APPLIED]) == {"main": FLAGS}
@@ -118,8 +104,8 @@ def test_injected_but_not_sized(changes: dict[str, Any], why: str) -> None:
     before = pod(MAIN)
     answer = admit(review(before), knowing(before, **changes), SETTINGS)
     after = patched(before, answer)
-    assert _outcome(answer) == "injected"
-    assert why in _reason(answer)
+    assert outcome_of(answer) == "injected"
+    assert why in reason_of(answer)
     assert why in after["metadata"]["annotations"][ANNOTATION_SKIPPED]
     assert vector(after["spec"]["containers"][0]) == ["--model=m"]
     assert "PYTHONPATH" in environment(after["spec"]["containers"][0])
@@ -155,7 +141,7 @@ def test_who_turns_it_on_or_off(levels: dict[str, Any], outcome: str) -> None:
         dry_run_policies=frozenset(levels.get("dry", ())),
         owners={("prod", WORKLOAD): Owner(levels["workload"], ())} if "workload" in levels else {},
     )
-    assert _outcome(admit(review(before), knowledge, SETTINGS)) == outcome
+    assert outcome_of(admit(review(before), knowledge, SETTINGS)) == outcome
 
 
 def test_dry_run_shows_the_flags() -> None:
@@ -224,7 +210,7 @@ def test_the_users_own_override_is_respected() -> None:
 
 def test_kvcached_is_left_alone() -> None:
     before = pod({**MAIN, "env": [{"name": "ENABLE_KVCACHED", "value": "true"}]})
-    assert "kvcached" in _reason(admit(review(before), knowing(before), SETTINGS))
+    assert "kvcached" in reason_of(admit(review(before), knowing(before), SETTINGS))
 
 
 def test_the_named_container_is_the_engine() -> None:
@@ -236,151 +222,6 @@ def test_the_named_container_is_the_engine() -> None:
     assert environment(after)["VLLM_RIGHTSIZER_GPU_MEMORY_UTILIZATION"] == UTILIZATION
 
 
-@pytest.mark.parametrize("form", ALL_FORMS, ids=lambda form: form.name)
-def test_a_second_pass_changes_nothing(form: Form) -> None:
-    before = pod(form.container())
-    knowledge = knowing(before)
-    after = patched(before, admit(review(before), knowledge, SETTINGS))
-    assert "patch" not in admit(review(after), knowledge, SETTINGS)["response"]
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ({}, {"kv_bytes": 1 << 30, "utilization": "0.2000"}),
-        ({}, {"one_gpu_size": False}),
-        ({"one_gpu_size": False}, {}),
-        ({"paused": True}, {}),
-        ({}, {"paused": True}),
-        ({"one_gpu_size": False}, {"degraded": "HitRateLost"}),
-        ({"vllm_version": "0.9.0", "one_gpu_size": False}, {"one_gpu_size": False}),
-    ],
-)
-@pytest.mark.parametrize("container", [MAIN, {**MAIN, "command": ["sh", "-c", "vllm serve m"], "args": []}])
-def test_a_second_pass_with_other_values_replaces_the_first(first: Raw, second: Raw, container: Raw) -> None:
-    before = pod(container)
-    once = patched(before, admit(review(before), knowing(before, **first), SETTINGS))
-    twice = patched(once, admit(review(once), knowing(before, **second), SETTINGS))
-    straight = patched(before, admit(review(before), knowing(before, **second), SETTINGS))
-    for result in (twice, straight):
-        # Where the first pass changed the list and the second only the environment, the note of the original remains.
-        result["metadata"]["annotations"].pop(ANNOTATION_ORIGINAL_ARGS, None)
-        result["spec"]["containers"][0]["env"].sort(key=lambda entry: entry["name"])
-    assert vector(twice["spec"]["containers"][0]) == vector(straight["spec"]["containers"][0])
-    assert twice["metadata"] == straight["metadata"]
-    assert environment(twice["spec"]["containers"][0]) == environment(straight["spec"]["containers"][0])
-
-
-@pytest.mark.parametrize(
-    "form", [form for form in ALL_FORMS if isinstance(form.becomes, list)], ids=lambda form: form.name
-)
-def test_another_webhook_between_two_passes(form: Form) -> None:
-    """It adds an option behind ours, and one in front of all: ours are last again, once, and theirs are kept."""
-    before = pod(form.container())
-    once = patched(before, admit(review(before), knowing(before), SETTINGS))
-    container = once["spec"]["containers"][0]
-    whole = "args" if container.get("args") else "command"
-    container[whole] = [*container[whole], "--api-key=k"]
-    theirs = [token for token in [*vector(container)] if token not in FLAGS]
-    # The recommendation was made for the pod as it runs, with the other webhook's option.
-    knowledge = knowing(once)
-    twice = patched(once, admit(review(once), knowledge, SETTINGS))
-    tokens = vector(twice["spec"]["containers"][0])
-    assert [token for token in tokens if token not in FLAGS] == theirs
-    assert [token for token in tokens if token in FLAGS] == FLAGS
-    at = tokens.index(FLAGS[0])
-    assert tokens[at : at + 2] == FLAGS
-    assert at + 2 == len(tokens) or tokens[at + 2] == "--"
-    assert json.loads(twice["metadata"]["annotations"][ANNOTATION_ORIGINAL_ARGS]) == {"main": theirs}
-    assert "patch" not in admit(review(twice), knowledge, SETTINGS)["response"]
-
-
-def test_annotations_never_outgrow_what_kubernetes_takes() -> None:
-    before = pod({**MAIN, "args": ["--model=m", "--x=" + "y" * 300_000]})
-    after = patched(before, admit(review(before), knowing(before), SETTINGS))
-    assert ANNOTATION_ORIGINAL_ARGS not in after["metadata"]["annotations"]
-    assert ANNOTATION_APPLIED in after["metadata"]["annotations"]
-    assert after["spec"]["containers"][0]["args"][-2:] == FLAGS
-
-
-def test_warnings_are_short_single_lines() -> None:
-    name = "x" * 300
-    before = pod(MAIN, annotations={ANNOTATION_CONTAINER: f"é\n{name}"})
-    warning = admit(review(before), Knowledge(), SETTINGS)["response"]["warnings"][0]
-    assert len(warning.encode()) <= 256
-    assert "\n" not in warning
-
-
-_json = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5)),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
-    max_leaves=6,
-)
-
-
-@settings(max_examples=150)
-@given(_json)
-def test_any_json_is_allowed(value: Any) -> None:
-    for asked in (value, {"kind": "AdmissionReview", "request": value}, review(value), review({"spec": value})):
-        response = admit(asked, Knowledge(), SETTINGS)["response"]
-        assert response["allowed"] is True
-        assert "patch" not in response
-
-
-@settings(max_examples=300)
-@given(data=st.data())
-def test_any_damage_to_a_pod_is_allowed(data: st.DataObject) -> None:
-    """One field anywhere in a real pod becomes anything: the pod is allowed, and what patch there is applies."""
-    whole = pod(
-        {
-            **copy.deepcopy(MAIN),
-            "env": [{"name": "PYTHONPATH", "value": "/a"}],
-            "ports": [{"containerPort": 80}],
-            "volumeMounts": [],
-        },
-        annotations={"a": "b"},
-    )
-    knowledge = knowing(whole)
-    node: Any = whole
-    while True:
-        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
-        key = data.draw(st.sampled_from(keys))
-        inner = node[key]
-        if not isinstance(inner, (dict, list)) or not inner or data.draw(st.booleans()):
-            break
-        node = inner
-    node[key] = data.draw(_json)
-    answer = admit(review(whole), knowledge, SETTINGS)
-    assert answer["response"]["allowed"] is True
-    assert answer["response"]["uid"] == "7f3c"
-    patched(whole, answer)
-
-
-def test_admit_json(tmp_path: Any) -> None:
-    answer = json.loads(admit_json(json.dumps(review(pod(MAIN))).encode(), None))
-    assert answer["response"]["allowed"] is True
-    assert json.loads(admit_json(json.dumps(review(pod(MAIN))).encode(), tmp_path)) == answer
-    with pytest.raises(ValueError, match="no folder"):
-        admit_json(json.dumps(review(pod(MAIN))).encode(), tmp_path / "missing")
-
-
-@pytest.mark.parametrize(
-    ("body", "why"),
-    [
-        (b"", "no JSON"),
-        (b"\xff", "no JSON"),
-        (b"[1]", "JSON list"),
-        (b'"x"', "JSON str"),
-        (b"{}", "kind None"),
-        (b'{"kind": "Pod"}', "kind 'Pod'"),
-        (b"[" * 200_000, "no JSON"),
-    ],
-)
-def test_no_review_at_all(body: bytes, why: str) -> None:
-    with pytest.raises(NoReviewError, match=why):
-        admit_json(body, None)
-
-
 def test_what_a_deployment_says_holds_in_a_group_of_the_users_own_too() -> None:
     before = pod(MAIN)
     before["metadata"]["labels"] = {**before["metadata"]["labels"], "team": "a"}
@@ -388,48 +229,13 @@ def test_what_a_deployment_says_holds_in_a_group_of_the_users_own_too() -> None:
     cluster = ClusterAutomationSpec(vllm_optimize=True, custom_owner_groups=[group])
     grouped = WorkloadRef("vllm-rightsizer.io", "OwnerGroup", "teams.a")
     known = Knowledge(recommendations={("prod", grouped, "main"): recommended(before)}, cluster=cluster)
-    assert _outcome(admit(review(before), known, SETTINGS)) == "applied"
+    assert outcome_of(admit(review(before), known, SETTINGS)) == "applied"
     key = ("prod", WORKLOAD)
     for said, outcome in ((ANNOTATION_EXCLUDE, "excluded"), (ANNOTATION_POLICY, "dry-run")):
         knowledge = dataclasses.replace(
             known, owners={key: Owner({said: "true"}, ())}, dry_run_policies=frozenset({"true"})
         )
-        assert _outcome(admit(review(before), knowledge, SETTINGS)) == outcome
-
-
-def _group_pod(name: str, index: str) -> Raw:
-    before = pod({**MAIN, "name": name})
-    labels = {"leaderworkerset.sigs.k8s.io/name": "g", "leaderworkerset.sigs.k8s.io/worker-index": index}
-    before["metadata"] = {"labels": labels, "annotations": {}}
-    return before
-
-
-@pytest.mark.parametrize(
-    ("changes", "outcome"),
-    [
-        ({}, "applied"),
-        ({"paused": True}, "injected"),
-        ({"degraded": "HitRateLost"}, "injected"),
-        ({"has_target": False}, "injected"),
-    ],
-)
-def test_a_group_is_rewritten_as_a_whole_or_not_at_all(changes: dict[str, Any], outcome: str) -> None:
-    """A worker stays as it is where its leader's recommendation does not hold, and the other way round."""
-    leader, worker = _group_pod("leader", "0"), _group_pod("worker", "1")
-    one, other = knowing(leader, "leader"), knowing(worker, "worker", **changes)
-    knowledge = dataclasses.replace(one, recommendations={**one.recommendations, **other.recommendations})
-    for member in (leader, worker):
-        assert _outcome(admit(review(member), knowledge, SETTINGS)) == outcome
-
-
-def test_another_namespaces_group_of_the_same_name_does_not_matter() -> None:
-    leader = _group_pod("leader", "0")
-    known = knowing(leader, "leader")
-    [(_, workload, container)] = known.recommendations
-    elsewhere = knowing(leader, "leader", paused=True).recommendations["prod", workload, container]
-    both = {**known.recommendations, ("dev", workload, container): elsewhere}
-    knowledge = dataclasses.replace(known, recommendations=both)
-    assert _outcome(admit(review(leader), knowledge, SETTINGS)) == "applied"
+        assert outcome_of(admit(review(before), knowledge, SETTINGS)) == outcome
 
 
 def test_vllms_own_init_container_is_no_engine_and_a_ray_worker_is() -> None:

@@ -6,13 +6,18 @@ import contextlib
 import ssl
 import stat
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from webhook.certificates import ensure_certificates
-from webhook.pairs import LIFETIMES, Lifetimes, hosts_of, new_authority, new_leaf, pem_of, verifies
+from webhook.pairs import LIFETIMES, Lifetimes, hosts_of, new_authority, new_leaf, pem_of, read_bundle, verifies
 from webhook.rotation import Shared, next_step, read_shared
 from webhook.serving import Served
 
@@ -52,8 +57,9 @@ def test_good_ones_are_kept(tmp_path: Path) -> None:
     [
         (timedelta(days=61), (), True),
         (timedelta(days=1), ("another.host",), True),
-        (LIFETIMES.authority - timedelta(days=80), (), False),
-        (timedelta(days=-1), (), True),
+        (LIFETIMES.authority, (), False),
+        # The clock was wrong: what it made is not valid yet.
+        (timedelta(days=-1), (), False),
     ],
 )
 def test_renewed(tmp_path: Path, later: timedelta, hosts: tuple[str, ...], same_authority: bool) -> None:
@@ -63,6 +69,25 @@ def test_renewed(tmp_path: Path, later: timedelta, hosts: tuple[str, ...], same_
     assert (tmp_path / "tls.crt").read_bytes() != leaf
     assert ((tmp_path / "ca.crt").read_bytes() == authority) is same_authority
     assert files.expires == NOW + later + LIFETIMES.leaf
+
+
+def test_an_authority_in_a_folder_is_renewed_without_a_gap(tmp_path: Path) -> None:
+    """Whoever took the `ca.crt` before a step, and whoever takes it after, believes what is served on both sides."""
+    ensure_certificates(tmp_path, now=NOW)
+    now = NOW + LIFETIMES.authority - timedelta(days=119)
+    steps = [(_leaf(tmp_path), read_bundle((tmp_path / "ca.crt").read_bytes()))]
+    for later in (timedelta(0), timedelta(minutes=4), timedelta(minutes=6), timedelta(days=1)):
+        ensure_certificates(tmp_path, now=now + later)
+        steps.append((_leaf(tmp_path), read_bundle((tmp_path / "ca.crt").read_bytes())))
+    assert [len(bundle) for _, bundle in steps] == [1, 2, 2, 2, 2]
+    first, waiting, moved = steps[0][1], steps[2], steps[3]
+    assert verifies(waiting[0], first, now), "the leaf waits until callers know the coming authority"
+    assert not verifies(moved[0], first, now)
+    for (old_leaf, old), (new_leaf_, new) in pairwise(steps[1:]):
+        for leaf, bundle in ((old_leaf, new), (new_leaf_, old)):
+            assert verifies(leaf, bundle, now)
+    ensure_certificates(tmp_path, now=NOW + LIFETIMES.authority + timedelta(seconds=1))
+    assert {path.name for path in tmp_path.iterdir()} == {"ca.crt", "ca.key", "tls.crt", "tls.key"}
 
 
 @pytest.mark.parametrize("name", ["tls.crt", "tls.key", "ca.crt", "ca.key"])
@@ -212,6 +237,23 @@ def test_a_new_certificate_is_served_from_the_next_handshake_on() -> None:
     with pytest.raises(ValueError, match="no certificate"):
         served.load(b"", b"")
     assert served.certificate == leaf.certificate
+
+
+def test_a_key_of_another_kind_takes_the_place_of_the_one_before() -> None:
+    """cert-manager's keys are RSA by default; OpenSSL would keep both certificates, and clients would choose."""
+    served = Served()
+    now = datetime.now(UTC)
+    for kind in (rsa, ec, rsa):
+        key = rsa.generate_private_key(65537, 2048) if kind is rsa else ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOSTS[0])])
+        builder = x509.CertificateBuilder(
+            name, name, key.public_key(), 1, now - timedelta(days=1), now + LIFETIMES.leaf
+        )
+        names = x509.SubjectAlternativeName([x509.DNSName(HOSTS[0])])
+        leaf = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+        key_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        served.load(pem_of(leaf), key_pem)
+        assert _presented(served.context, pem_of(leaf)) == leaf
 
 
 def _presented(server: ssl.SSLContext, trusted: bytes) -> x509.Certificate:

@@ -23,7 +23,9 @@ from webhook_cases import KV_BYTES, WORKLOAD, knowing, patched, review, vector
 
 from recommender.api.claims import claim_template_name
 from recommender.api.fingerprints import fingerprint
+from recommender.api.owners import Owner
 from recommender.api.policies import ClusterAutomationSpec
+from recommender.api.rounding import GIBIBYTE, MEBIBYTE
 from recommender.api.savings import SavingsSplit, split_savings
 from recommender.api.sharing import EMITTERS, Emitted, as_written, emitted_of
 from vllm_plugin.names import (
@@ -33,8 +35,6 @@ from vllm_plugin.names import (
     ANNOTATION_SKIPPED,
 )
 from webhook.admission import admit
-from webhook.emitters.rounding import GIBIBYTE, MEBIBYTE
-from webhook.owners import Owner
 
 
 @pytest.mark.parametrize(

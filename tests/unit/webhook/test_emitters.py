@@ -17,13 +17,13 @@ from recommender.api.claims import claim_spec, claim_template, claim_template_na
 from recommender.api.fingerprints import fingerprint
 from recommender.api.policies import ClusterAutomationSpec
 from recommender.api.recommendations import RecommendationSpec, TargetRef, VLLMRecommendation
+from recommender.api.rounding import GIBIBYTE, MEBIBYTE, OUTSIDE_BYTES, fraction, request_bytes
 from recommender.api.sharing import Emitted, emitted_of
 from vllm_plugin.names import (
     ANNOTATION_SKIPPED,
     ENV_ALLOCATION_BYTES,
 )
 from webhook.admission import admit
-from webhook.emitters.rounding import GIBIBYTE, MEBIBYTE, OUTSIDE_BYTES, fraction, request_bytes
 
 
 @given(st.integers(1, 1 << 50), st.sampled_from([1, MEBIBYTE, GIBIBYTE]))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from webhook_cases import Raw, environment, knowing, patched, pod, review
+from webhook_cases import Raw, engine, environment, injected, knowing, patched, pod, review
 
 from recommender.api.plugin_wheel import WHEEL_FILE, plugin_map_name
 from vllm_plugin.names import (
     ANNOTATION_AUTO,
     ANNOTATION_ORIGINAL_ARGS,
-    ANNOTATION_SKIPPED,
     ENV_DIR,
     ENV_PORT,
     LABEL_INJECTED,
@@ -28,19 +26,8 @@ from webhook.sizes import OVERRIDES
 INIT = InjectionSettings("init-container", "registry/plugin:1")
 
 
-def _main(**more: Any) -> Raw:
-    return {"name": "main", "image": "vllm/vllm-openai", "args": ["--model=m"], **more}
-
-
-def _injected(before: Raw, settings: InjectionSettings = InjectionSettings()) -> Raw:  # noqa: B008
-    after = patched(before, admit(review(before), Knowledge(), settings))
-    again = admit(review(after), Knowledge(), settings)
-    assert "patch" not in again["response"]
-    return after
-
-
 def test_by_config_map() -> None:
-    after = _injected(pod(_main()))
+    after = injected(pod(engine()))
     volumes = {volume["name"]: volume for volume in after["spec"]["volumes"]}
     assert volumes[PLUGIN_VOLUME]["configMap"] == {"name": plugin_map_name(), "optional": True}
     assert volumes[RUN_VOLUME]["emptyDir"] == {"sizeLimit": "16Mi"}
@@ -66,11 +53,11 @@ def test_by_config_map() -> None:
 
 def test_the_rest_of_the_pod_stays() -> None:
     before = pod(
-        _main(env=[{"name": "A", "value": "1"}], ports=[{"containerPort": 8000}], xUnknown={"b": [1]}),
+        engine(env=[{"name": "A", "value": "1"}], ports=[{"containerPort": 8000}], xUnknown={"b": [1]}),
         annotations={"mine": "1"},
     )
     before["spec"] |= {"volumes": [{"name": "shm", "emptyDir": {}}], "xFuture": 1}
-    after = _injected(before)
+    after = injected(before)
     assert after["spec"]["xFuture"] == 1
     assert after["spec"]["volumes"][0] == {"name": "shm", "emptyDir": {}}
     container = after["spec"]["containers"][0]
@@ -83,14 +70,17 @@ def test_the_rest_of_the_pod_stays() -> None:
 @pytest.mark.parametrize(
     ("container", "path"),
     [
-        (_main(env=[{"name": "PYTHONPATH", "value": "/a:/b"}]), f"/a:/b:{WHEEL_PATH}"),
-        (_main(env=[{"name": "PYTHONPATH"}]), WHEEL_PATH),
-        (_main(env=[{"name": "PYTHONPATH", "value": "/a"}, {"name": "PYTHONPATH", "value": "/b"}]), f"/b:{WHEEL_PATH}"),
-        (_main(envFrom=[{"configMapRef": {"name": "c"}}]), f"$(PYTHONPATH):{WHEEL_PATH}"),
+        (engine(env=[{"name": "PYTHONPATH", "value": "/a:/b"}]), f"/a:/b:{WHEEL_PATH}"),
+        (engine(env=[{"name": "PYTHONPATH"}]), WHEEL_PATH),
+        (
+            engine(env=[{"name": "PYTHONPATH", "value": "/a"}, {"name": "PYTHONPATH", "value": "/b"}]),
+            f"/b:{WHEEL_PATH}",
+        ),
+        (engine(envFrom=[{"configMapRef": {"name": "c"}}]), f"$(PYTHONPATH):{WHEEL_PATH}"),
     ],
 )
 def test_pythonpath_is_added_to(container: Raw, path: str) -> None:
-    assert environment(_injected(pod(container))["spec"]["containers"][0])["PYTHONPATH"] == path
+    assert environment(injected(pod(container))["spec"]["containers"][0])["PYTHONPATH"] == path
 
 
 @pytest.mark.parametrize(
@@ -98,93 +88,13 @@ def test_pythonpath_is_added_to(container: Raw, path: str) -> None:
     [("lora", "lora,vllm_rightsizer"), ("", "vllm_rightsizer"), ("vllm_rightsizer", "vllm_rightsizer")],
 )
 def test_our_plugin_is_named_where_plugins_are_listed(theirs: str, ours: str) -> None:
-    container = _main(env=[{"name": "VLLM_PLUGINS", "value": theirs}])
-    assert environment(_injected(pod(container))["spec"]["containers"][0])["VLLM_PLUGINS"] == ours
-
-
-@pytest.mark.parametrize(
-    ("container", "why"),
-    [
-        (_main(env=[{"name": "PYTHONPATH", "valueFrom": {"configMapKeyRef": {}}}]), "takes PYTHONPATH from elsewhere"),
-        (_main(env=[{"name": "VLLM_PLUGINS", "valueFrom": {"secretKeyRef": {}}}]), "takes VLLM_PLUGINS from elsewhere"),
-        (_main(env=[{"name": "VLLM_RIGHTSIZER_DISABLED", "value": "1"}]), "switches it off"),
-        (_main(command=["python", "-I", "-m", "vllm.entrypoints.openai.api_server"]), "-I or -E"),
-        (_main(volumeMounts=[{"name": "x", "mountPath": PLUGIN_FOLDER + "/"}]), "a mount of its own"),
-    ],
-)
-def test_refused_with_a_reason(container: Raw, why: str) -> None:
-    before = pod(container)
-    answer = admit(review(before), Knowledge(), InjectionSettings())
-    after = patched(before, answer)
-    assert answer["response"]["allowed"] is True
-    assert why in answer["response"]["warnings"][0]
-    assert why in after["metadata"]["annotations"][ANNOTATION_SKIPPED]
-    assert after["spec"] == before["spec"]
-
-
-@pytest.mark.parametrize("volume", [{"name": PLUGIN_VOLUME, "hostPath": {}}, {"name": RUN_VOLUME, "configMap": {}}])
-def test_refused_where_a_volume_has_our_name(volume: Raw) -> None:
-    before = pod(_main())
-    before["spec"]["volumes"] = [volume]
-    answer = admit(review(before), Knowledge(), InjectionSettings())
-    assert answer["response"]["auditAnnotations"]["outcome"] == "refused"
-    assert patched(before, answer)["spec"] == before["spec"]
-
-
-def test_another_port_where_ours_is_taken() -> None:
-    before = pod(_main(ports=[{"containerPort": 9415}]))
-    before["spec"]["containers"].append({"name": "side", "image": "x", "ports": [{"containerPort": 9416}]})
-    container = _injected(before)["spec"]["containers"][0]
-    assert environment(container)["VLLM_RIGHTSIZER_PORT"] == "9417"
-    assert container["ports"][-1]["containerPort"] == 9417
-
-
-def test_the_authors_port_is_kept() -> None:
-    container = _injected(pod(_main(env=[{"name": "VLLM_RIGHTSIZER_PORT", "value": "7000"}])))["spec"]["containers"][0]
-    assert environment(container)["VLLM_RIGHTSIZER_PORT"] == "7000"
-    assert container["ports"] == [{"name": "rightsizer", "containerPort": 7000, "protocol": "TCP"}]
-
-
-def test_no_port_is_declared_on_the_hosts_network() -> None:
-    before = pod(_main())
-    before["spec"]["hostNetwork"] = True
-    assert "ports" not in _injected(before)["spec"]["containers"][0]
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"args": ["--model=m", "--port", "9415"]},
-        {"args": ["--model=m", "--port=9415"]},
-        {"command": ["sh", "-c", "vllm serve m --port 9415"], "args": None},
-        {"args": ["--model=m", "--port=$(PORT)"], "env": [{"name": "PORT", "value": "9415"}]},
-    ],
-)
-def test_vllms_own_port_is_not_ours(more: Raw) -> None:
-    container = _injected(pod(_main(**more)))["spec"]["containers"][0]
-    assert environment(container)["VLLM_RIGHTSIZER_PORT"] == "9416"
-
-
-def test_a_neighbours_port_is_not_ours() -> None:
-    before = pod(_main())
-    before["spec"]["containers"].append({"name": "proxy", "image": "p", "args": ["--listen=0.0.0.0:9415"]})
-    assert environment(_injected(before)["spec"]["containers"][0])["VLLM_RIGHTSIZER_PORT"] == "9416"
-
-
-def test_pods_on_the_hosts_network_begin_at_ports_of_their_own() -> None:
-    ports = set()
-    for at in range(20):
-        before = pod(_main())
-        before["spec"]["hostNetwork"] = True
-        before["metadata"]["uid"] = f"0b6f-{at}"
-        ports.add(environment(_injected(before)["spec"]["containers"][0])["VLLM_RIGHTSIZER_PORT"])
-    assert len(ports) > 15
-    assert all(9415 <= int(port) < 9415 + 256 for port in ports)
+    container = engine(env=[{"name": "VLLM_PLUGINS", "value": theirs}])
+    assert environment(injected(pod(container))["spec"]["containers"][0])["VLLM_PLUGINS"] == ours
 
 
 def test_by_image_volume() -> None:
     settings = InjectionSettings("image-volume", "registry/plugin:1")
-    after = _injected(pod(_main()), settings)
+    after = injected(pod(engine()), settings)
     volumes = {volume["name"]: volume for volume in after["spec"]["volumes"]}
     assert volumes[PLUGIN_VOLUME]["image"] == {"reference": "registry/plugin:1", "pullPolicy": "IfNotPresent"}
     assert environment(after["spec"]["containers"][0])["PYTHONPATH"] == f"{PLUGIN_FOLDER}/plugin/{WHEEL_FILE}"
@@ -196,21 +106,15 @@ def test_by_image_volume() -> None:
 def test_another_way_than_the_pass_before(first: int, second: int) -> None:
     """Two replicas with different settings, in the middle of a roll-out: the way that was begun is kept."""
     ways = [InjectionSettings(), INIT, InjectionSettings("image-volume", "registry/plugin:1")]
-    once = _injected(pod(_main()), ways[first])
+    once = injected(pod(engine()), ways[first])
     assert "patch" not in admit(review(once), Knowledge(), ways[second])["response"]
-
-
-def test_refused_where_a_folder_has_our_name_and_nobody_fills_it() -> None:
-    before = pod(_main())
-    before["spec"]["volumes"] = [{"name": PLUGIN_VOLUME, "emptyDir": {}}]
-    _refused(before, "another volume")
 
 
 def test_a_guaranteed_pod_stays_one() -> None:
     amounts = {"cpu": "4", "memory": "8Gi"}
-    before = pod(_main(resources={"requests": amounts, "limits": amounts}))
+    before = pod(engine(resources={"requests": amounts, "limits": amounts}))
     settings = InjectionSettings("init-container", "registry/plugin:1", init_cpu="250m", init_memory="128Mi")
-    spec = _injected(before, settings)["spec"]
+    spec = injected(before, settings)["spec"]
     for container in [*spec["initContainers"], *spec["containers"]]:
         assert container["resources"]["requests"] == container["resources"]["limits"]
         assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
@@ -218,15 +122,15 @@ def test_a_guaranteed_pod_stays_one() -> None:
 
 
 def test_ephemeral_containers_stay() -> None:
-    before = pod(_main())
+    before = pod(engine())
     before["spec"]["ephemeralContainers"] = [{"name": "debug", "image": "vllm/vllm-openai", "args": ["--model=m"]}]
-    assert _injected(before)["spec"]["ephemeralContainers"] == before["spec"]["ephemeralContainers"]
+    assert injected(before)["spec"]["ephemeralContainers"] == before["spec"]["ephemeralContainers"]
 
 
 def test_two_engines_have_each_their_own() -> None:
-    before = pod(_main())
-    before["spec"]["containers"].append(_main(name="second"))
-    first, second = _injected(before)["spec"]["containers"]
+    before = pod(engine())
+    before["spec"]["containers"].append(engine(name="second"))
+    first, second = injected(before)["spec"]["containers"]
     assert environment(first)["VLLM_RIGHTSIZER_PORT"] == "9415"
     assert environment(second)["VLLM_RIGHTSIZER_PORT"] == "9416"
     assert first["volumeMounts"][1]["name"] != second["volumeMounts"][1]["name"]
@@ -236,9 +140,9 @@ def test_a_native_sidecar_is_an_engine_and_order_is_kept() -> None:
     before = pod({"name": "app", "image": "app"})
     before["spec"]["initContainers"] = [
         {"name": "download", "image": "x", "command": ["vllm", "serve", "m"]},
-        _main(restartPolicy="Always"),
+        engine(restartPolicy="Always"),
     ]
-    after = _injected(before, INIT)
+    after = injected(before, INIT)
     assert [container["name"] for container in after["spec"]["initContainers"]] == [INIT_CONTAINER, "download", "main"]
     assert "env" not in after["spec"]["initContainers"][1]
     assert "PYTHONPATH" in environment(after["spec"]["initContainers"][2])
@@ -247,10 +151,10 @@ def test_a_native_sidecar_is_an_engine_and_order_is_kept() -> None:
 
 @pytest.mark.parametrize(("user", "ours"), [(None, 65532), (0, 65532), (1000, None)])
 def test_by_init_container(user: int | None, ours: int | None) -> None:
-    before = pod(_main())
+    before = pod(engine())
     if user is not None:
         before["spec"]["securityContext"] = {"runAsUser": user}
-    after = _injected(before, INIT)
+    after = injected(before, INIT)
     init = after["spec"]["initContainers"][0]
     assert init["image"] == "registry/plugin:1"
     assert init["resources"]["requests"] == init["resources"]["limits"]
@@ -297,79 +201,25 @@ def test_no_variable_has_both_a_value_and_a_reference(
     env: list[Raw], command: list[str], one_gpu_size: bool, settings: InjectionSettings
 ) -> None:
     """The API server refuses a pod with such an entry."""
-    before = pod(_main(command=command, args=None, env=env), annotations={ANNOTATION_AUTO: "true"})
+    before = pod(engine(command=command, args=None, env=env), annotations={ANNOTATION_AUTO: "true"})
     answer = admit(review(before), knowing(before, one_gpu_size=one_gpu_size), settings)
     for entry in patched(before, answer)["spec"]["containers"][0]["env"]:
         assert not ("valueFrom" in entry and "value" in entry), entry
 
 
-@pytest.mark.parametrize("folder", [PLUGIN_FOLDER, RUN_FOLDER])
-@pytest.mark.parametrize("form", ["{}/", "{}/.", "/var/run//vllm-rightsizer/x/../{}"])
-def test_refused_where_a_folder_of_ours_is_taken(folder: str, form: str) -> None:
-    path = form.format(folder if form.startswith("{") else folder.rpartition("/")[2])
-    _refused(pod(_main(volumeMounts=[{"name": "x", "mountPath": path}])), "a mount of its own")
-    _refused(pod(_main(volumeDevices=[{"name": "x", "devicePath": path}])), "a device of its own")
-
-
-@pytest.mark.parametrize("path", ["/", "/var", "/var/run/", "/run", "/var/run/vllm-rightsizer", "/run/vllm-rightsizer"])
-@pytest.mark.parametrize(
-    ("volume", "read_only"),
-    [
-        ({"emptyDir": {}}, True),
-        ({"configMap": {"name": "c"}}, False),
-        ({"secret": {"secretName": "s"}}, False),
-        ({"projected": {"sources": []}}, False),
-        ({"downwardAPI": {"items": []}}, False),
-        ({"image": {"reference": "i"}}, False),
-        ({"persistentVolumeClaim": {"claimName": "p", "readOnly": True}}, False),
-    ],
-)
-def test_refused_below_a_folder_that_nobody_can_write_to(path: str, volume: Raw, read_only: bool) -> None:
-    """The container runtime could not make the folder to mount ours on, and the container would not start."""
-    before = pod(_main(volumeMounts=[{"name": "x", "mountPath": path, "readOnly": read_only}]))
-    before["spec"]["volumes"] = [{"name": "x", **volume}]
-    _refused(before, "read-only")
-
-
-def test_a_folder_that_can_be_written_to_may_hold_ours() -> None:
-    before = pod(_main(volumeMounts=[{"name": "x", "mountPath": "/var/run"}, {"name": "c", "mountPath": "/etc"}]))
-    before["spec"]["volumes"] = [{"name": "x", "emptyDir": {}}, {"name": "c", "configMap": {"name": "c"}}]
-    assert len(_injected(before)["spec"]["containers"][0]["volumeMounts"]) == 4
-
-
-def test_refused_where_a_container_has_our_init_containers_name() -> None:
-    before = pod(_main())
-    before["spec"]["containers"].append({"name": INIT_CONTAINER, "image": "x"})
-    _refused(before, "named vllm-rightsizer-plugin", INIT)
-
-
 def test_resources_of_the_whole_pod_bound_the_init_container_too() -> None:
     """An amount above the pod's own would be refused."""
-    before = pod(_main())
+    before = pod(engine())
     before["spec"]["resources"] = {"limits": {"cpu": "50m", "memory": "32Mi"}}
-    assert "resources" not in _injected(before, INIT)["spec"]["initContainers"][0]
-
-
-@pytest.mark.parametrize(
-    "ports",
-    [
-        [{"name": "rightsizer", "containerPort": 1}],
-        [{"name": "other", "containerPort": 9415}],
-        [{"name": "a", "containerPort": 9415, "protocol": "UDP"}, {"name": "rightsizer", "containerPort": 9416}],
-    ],
-)
-def test_port_names_stay_unique_and_short(ports: list[Raw]) -> None:
-    names = [port["name"] for port in _injected(pod(_main(ports=ports)))["spec"]["containers"][0]["ports"]]
-    assert len(names) == len(set(names))
-    assert max(map(len, names)) <= 15
+    assert "resources" not in injected(before, INIT)["spec"]["initContainers"][0]
 
 
 @pytest.mark.parametrize("engines", [1, 3])
 @pytest.mark.parametrize("settings", [InjectionSettings(), INIT])
 def test_names_stay_unique_and_valid(engines: int, settings: InjectionSettings) -> None:
-    before = pod(_main())
-    before["spec"]["containers"] += [_main(name=f"engine-{at}") for at in range(1, engines)]
-    after = _injected(before, settings)
+    before = pod(engine())
+    before["spec"]["containers"] += [engine(name=f"engine-{at}") for at in range(1, engines)]
+    after = injected(before, settings)
     spec = after["spec"]
     containers = [*spec.get("initContainers", ()), *spec["containers"]]
     for named in (spec["volumes"], containers):
@@ -387,7 +237,7 @@ def test_names_stay_unique_and_valid(engines: int, settings: InjectionSettings) 
 def test_annotations_stay_below_kubernetes_limit(theirs: int) -> None:
     """256 KiB in all, names and values taken together, in bytes."""
     before = pod(
-        _main(args=["--model=m", "ä" * 40_000]),
+        engine(args=["--model=m", "ä" * 40_000]),
         annotations={ANNOTATION_AUTO: "true", "mine": "x" * theirs * 1024, ANNOTATION_ORIGINAL_ARGS: "old"},
     )
     after = patched(before, admit(review(before), knowing(before), InjectionSettings()))
@@ -395,10 +245,3 @@ def test_annotations_stay_below_kubernetes_limit(theirs: int) -> None:
     assert sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items()) <= 256 * 1024
     # What does not fit is not left as it was for another pod.
     assert annotations.get(ANNOTATION_ORIGINAL_ARGS) != "old"
-
-
-def _refused(before: Raw, why: str, settings: InjectionSettings = InjectionSettings()) -> None:  # noqa: B008
-    answer = admit(review(before), Knowledge(), settings)
-    assert answer["response"]["auditAnnotations"]["outcome"] == "refused"
-    assert why in answer["response"]["auditAnnotations"]["reason"]
-    assert patched(before, answer)["spec"] == before["spec"]

@@ -13,12 +13,13 @@ from webhook_cases import pod
 
 from recommender.api.object_store import FileObjectStore
 from recommender.api.owner_groups import CustomOwnerGroup, OwnerKind
+from recommender.api.owners import BUILT_IN_OWNERS, CUSTOM_OWNERS, Owner
 from recommender.api.policies import ClusterAutomationSpec
 from recommender.api.workloads import WorkloadRef
 from vllm_plugin.names import ANNOTATION_AUTO, ANNOTATION_EXCLUDE, API_VERSION
 from webhook.admission import decide_pod
 from webhook.knowledge import Knowledge, KnowledgeReader
-from webhook.owners import BUILT_IN_OWNERS, CUSTOM_OWNERS, Owner, owner_of
+from webhook.owners import owner_of
 from webhook.reviews import Reason
 from webhook.settings import InjectionSettings
 from webhook.watching import FolderWatch

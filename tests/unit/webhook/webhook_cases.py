@@ -13,11 +13,14 @@ import jsonpatch
 from recommender.api.fingerprints import fingerprint
 from recommender.api.policies import AutomatedNamespaceSpec, ClusterAutomationSpec
 from recommender.api.workloads import WorkloadRef, workload_of
+from webhook.admission import admit
 from webhook.knowledge import Knowledge, Recommended
+from webhook.settings import InjectionSettings
 
 Raw = dict[str, Any]
 KV_BYTES = 4_294_967_296
 UTILIZATION = "0.4321"
+MAIN: Raw = {"name": "main", "image": "vllm/vllm-openai:v0.11.0", "args": ["--model=m"]}
 FLAGS = [f"--gpu-memory-utilization={UTILIZATION}", f"--kv-cache-memory-bytes={KV_BYTES}"]
 IMAGE = "vllm/vllm-openai:v0.11.0"
 API_SERVER = "vllm.entrypoints.openai.api_server"
@@ -268,6 +271,28 @@ def patched(obj: Raw, response: Raw) -> Raw:
         return copy.deepcopy(obj)
     result: Raw = jsonpatch.apply_patch(copy.deepcopy(obj), json.loads(base64.b64decode(text)))
     return result
+
+
+def engine(**more: Any) -> Raw:
+    """`MAIN` without a release, and with whatever else."""
+    return {"name": "main", "image": "vllm/vllm-openai", "args": ["--model=m"], **more}
+
+
+def injected(before: Raw, settings: InjectionSettings = InjectionSettings()) -> Raw:  # noqa: B008  # immutable
+    """The pod with the plugin, where nothing is known; a second pass changes nothing."""
+    after = patched(before, admit(review(before), Knowledge(), settings))
+    again = admit(review(after), Knowledge(), settings)
+    assert "patch" not in again["response"]
+    return after
+
+
+def outcome_of(answer: Raw) -> str:
+    """What became of the review, in one word."""
+    return str(answer["response"]["auditAnnotations"]["outcome"])
+
+
+def reason_of(answer: Raw) -> str:
+    return str(answer["response"]["auditAnnotations"]["reason"])
 
 
 def vector(container: Raw) -> list[str]:

@@ -1,0 +1,9 @@
+//go:build programs
+
+// Package programs names the programs that are built from these modules; `go mod tidy` keeps what they need.
+package programs
+
+import (
+	_ "github.com/cert-manager/cert-manager/cmd/cainjector"
+	_ "github.com/cert-manager/cert-manager/cmd/controller"
+)

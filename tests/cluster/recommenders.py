@@ -1,0 +1,143 @@
+"""The recommender as a process on a real API server, and pods that serve a page of the plugin's on loopback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.lab.control_plane import ControlPlane
+from bench.lab.programs import ROOT, free_ports, start
+from recommender.api.workloads import WorkloadRef, recommendation_name
+from vllm_plugin.names import API_VERSION, ENV_PORT, LABEL_INJECTED
+from vllm_rightsizer.demo.processes import Program
+
+from .pods import CONTAINER, OPTED_IN, vllm_pod
+
+Raw = dict[str, Any]
+
+NAMESPACE = "vllm-rightsizer"
+ACCOUNT = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/vllm-rightsizer-recommender"
+MANIFESTS = ROOT / "deploy" / "kubernetes"
+HASTY = {"observationWindow": "24s", "windowCoverage": 5, "minRequests": 100}
+"""A policy of a day of seconds."""
+
+
+def install(plane: ControlPlane) -> None:
+    """Its rights, as they are shipped."""
+    plane.client.apply_files(MANIFESTS / "namespace.yaml", MANIFESTS / "recommender-rbac.yaml")
+
+
+def kubeconfig(plane: ControlPlane, folder: Path) -> Path:
+    """By which the recommender's own service account reaches the API server."""
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
+    token = plane.client.create(f"{ACCOUNT}/token", request)["status"]["token"]
+    config = json.loads(plane.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token}
+    file = folder / "kubeconfig"
+    file.write_text(json.dumps(config))
+    return file
+
+
+class RecommenderProcess:
+    """`vllm-rightsizer recommender` with the rights that are shipped."""
+
+    def __init__(self, plane: ControlPlane, folder: Path) -> None:
+        [self.port] = free_ports(1)
+        self.history = folder / "history.db"
+        self._plane = plane
+        self._folder = folder
+        self._kubeconfig = kubeconfig(plane, folder)
+        self.program: Program | None = None
+
+    def start(self) -> None:
+        """Until it is ready."""
+        arguments = ["-m", "vllm_rightsizer", "recommender", f"--kubeconfig={self._kubeconfig}", "--context=lab"]
+        arguments += [f"--history={self.history}", f"--port={self.port}"]
+        self.program = start(Path(sys.executable), arguments, self._folder)
+        self._plane.wait_for(lambda: self.answer("/readyz") == "ok", "ready recommender", self.program)
+
+    def stop(self) -> None:
+        if self.program is not None:
+            self.program.stop()
+            self.program = None
+
+    def log(self) -> str:
+        assert self.program is not None
+        return self.program.log.read_text()
+
+    def answer(self, path: str) -> str:
+        """What it says on `path`, whatever the status."""
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False, timeout=5).text
+        except httpx.TransportError as error:
+            return str(error)
+
+    def metric(self, start: str) -> float:
+        """The value of the sample that begins so; 0 where there is none."""
+        for line in self.answer("/metrics").splitlines():
+            if line.startswith(start):
+                return float(line.rpartition(" ")[2])
+        return 0.0
+
+
+def opted_in(plane: ControlPlane, name: str, policy: str) -> str:
+    """An opted-in namespace, automated by `policy`."""
+    plane.namespace(name, OPTED_IN)
+    spec = {"vllmOptimize": True, "defaultVllmPolicy": policy}
+    plane.client.apply(
+        {"apiVersion": API_VERSION, "kind": "AutomatedNamespace", "metadata": {"name": name}, "spec": spec}
+    )
+    return name
+
+
+def put_policy(plane: ControlPlane, name: str, **spec: Any) -> None:
+    plane.client.apply({"apiVersion": API_VERSION, "kind": "VLLMPolicy", "metadata": {"name": name}, "spec": spec})
+
+
+def measured_pod(port: int, name: str | None = "llama", **labels: str) -> Raw:
+    """A pod as the webhook leaves it, whose plugin has its page on `port`."""
+    pod = vllm_pod(name, labels={LABEL_INJECTED: "true", **labels})
+    pod["spec"]["containers"][0]["env"] = [{"name": ENV_PORT, "value": str(port)}]
+    return pod
+
+
+def run(plane: ControlPlane, namespace: str, name: str) -> None:
+    """Say of a pod what a kubelet would: that it runs, on this machine."""
+    status = {"phase": "Running", "podIP": "127.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]}
+    plane.client.patch(f"/api/v1/namespaces/{namespace}/pods/{name}/status", {"status": status}, "strategic")
+
+
+def path_of(namespace: str, workload: WorkloadRef, container: str = CONTAINER) -> str:
+    name = recommendation_name(workload, container)
+    return f"/apis/{API_VERSION}/namespaces/{namespace}/vllmrecommendations/{name}"
+
+
+def found(plane: ControlPlane, path: str) -> Raw:
+    """The object at `path`; an empty one where there is none."""
+    return plane.client.get(path) if plane.exists(path) else {}
+
+
+def condition(obj: Raw, type_: str) -> Raw:
+    conditions = (obj.get("status") or {}).get("conditions") or ()
+    return next((one for one in conditions if one["type"] == type_), {})
+
+
+def told(plane: ControlPlane, namespace: str, name: str, reason: str) -> Raw:
+    """The one event about the object of that name for that reason, once it is there."""
+
+    def events() -> list[Raw]:
+        return [one for one in events_of(plane, namespace, name) if one["reason"] == reason]
+
+    plane.wait_for(events, f"event {reason}", seconds=60)
+    [event] = events()
+    return event
+
+
+def events_of(plane: ControlPlane, namespace: str, name: str) -> list[Raw]:
+    """What `kubectl describe` shows: it asks the core group by the object's name."""
+    path = f"/api/v1/namespaces/{namespace}/events"
+    return list(plane.client.get(path, fieldSelector=f"involvedObject.name={name}")["items"])

@@ -1,0 +1,170 @@
+"""cert-manager itself, its controller and its injector, in the place of our own certificates."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from bench.lab.client import documents
+from bench.lab.control_plane import ControlPlane
+from bench.lab.programs import folder_with, free_ports, start
+from vllm_rightsizer.demo.processes import Program
+from webhook.pairs import read_bundle
+
+from .replicas import Installation, Load, Replica
+
+pytestmark = pytest.mark.e2e
+
+NAME = "cert-manager-pods"
+TIMES = (3600.0, 3600.0, 1.0)
+"""Of certificates of our own, of which there are none here."""
+SKEW_SECONDS = 5.0
+CONTROLLERS = (
+    "issuers,certificates-issuing,certificates-key-manager,certificates-metrics,certificates-readiness,"
+    "certificates-request-manager,certificates-revision-manager,certificates-trigger,certificaterequests-approver,"
+    "certificaterequests-issuer-ca,certificaterequests-issuer-selfsigned"
+)
+KINDS = "cert-manager.io/v1"
+
+
+@pytest.fixture(scope="module")
+def cert_manager(
+    request: pytest.FixtureRequest, crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ControlPlane]:
+    """Its custom resources, its controller and its injector."""
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        binaries = folder_with("cert-manager-controller", "cert-manager-cainjector")
+    folder = tmp_path_factory.mktemp("cert-manager")
+    for file in sorted(binaries.glob("crd-*.yaml")):
+        for definition in documents(file):
+            # They are parts of a chart, whose words stand in the labels.
+            del definition["metadata"]["labels"]
+            crds.client.apply(definition)
+    crds.wait_for(lambda: crds.exists(f"/apis/{KINDS}/certificates"), "Certificate")
+    [metrics] = free_ports(1)
+    common = [f"--kubeconfig={crds.kubeconfig}", "--leader-elect=false"]
+    programs: list[Program] = []
+    try:
+        options = [*common, f"--controllers={CONTROLLERS}", f"--metrics-listen-address=127.0.0.1:{metrics}"]
+        programs.append(start(binaries / "cert-manager-controller", options, folder))
+        programs.append(start(binaries / "cert-manager-cainjector", common, folder))
+        yield crds
+    finally:
+        for program in programs:
+            program.stop()
+
+
+class Kubelet(threading.Thread):
+    """Keeps a Secret's files in a folder, as the kubelet does for a volume of it."""
+
+    def __init__(self, plane: ControlPlane, path: str, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self._client = plane.admin_client()
+        self._path, self._folder = path, folder
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.wait(0.2):
+            found = self._client.http.get(self._path)
+            data = found.json().get("data") if found.status_code == 200 else None
+            for name, value in (data or {}).items():
+                content = base64.b64decode(value)
+                if not (self._folder / name).exists() or (self._folder / name).read_bytes() != content:
+                    (self._folder / name).write_bytes(content)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join()
+
+
+@pytest.fixture
+def installation(cert_manager: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """An authority of cert-manager's, a certificate of it for our Service, and a configuration that asks for it."""
+    made = Installation(cert_manager, NAME, tmp_path_factory.mktemp(NAME))
+    client = cert_manager.client
+
+    def make(kind: str, name: str, spec: dict[str, Any]) -> None:
+        client.apply({"apiVersion": KINDS, "kind": kind, "metadata": {"name": name, "namespace": NAME}, "spec": spec})
+
+    make("Issuer", "self-signed", {"selfSigned": {}})
+    authority = {"isCA": True, "commonName": "webhooks", "secretName": "authority"}
+    make("Certificate", "authority", authority | {"issuerRef": {"name": "self-signed"}})
+    make("Issuer", "authority", {"ca": {"secretName": "authority"}})
+    hosts = [f"{NAME}.{NAME}.svc", f"{NAME}.{NAME}.svc.cluster.local"]
+    make("Certificate", NAME, {"secretName": "served", "dnsNames": hosts, "issuerRef": {"name": "authority"}})
+    path = f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{NAME}"
+    client.patch(path, {"metadata": {"annotations": {"cert-manager.io/inject-ca-from": f"{NAME}/{NAME}"}}})
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def _secret(installation: Installation, name: str) -> dict[str, bytes]:
+    data = installation.plane.client.get(f"/api/v1/namespaces/{installation.name}/secrets/{name}")["data"]
+    return {key: base64.b64decode(value) for key, value in data.items()}
+
+
+def _leaf(installation: Installation) -> x509.Certificate:
+    return read_bundle(_secret(installation, "served")["tls.crt"])[0]
+
+
+def _reader(plane: ControlPlane) -> Path:
+    """A user who may read what the webhook follows, and write nothing: neither Secrets nor configurations."""
+    rules = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["list", "watch"]}]
+    rbac = "/apis/rbac.authorization.k8s.io/v1"
+    plane.client.create(f"{rbac}/clusterroles", {"metadata": {"name": "only-reads"}, "rules": rules})
+    plane.client.create(
+        f"{rbac}/clusterrolebindings",
+        {
+            "metadata": {"name": "only-reads"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "only-reads"},
+            "subjects": [{"kind": "User", "name": "only-reads", "apiGroup": "rbac.authorization.k8s.io"}],
+        },
+    )
+    return plane.kubeconfig_of("only-reads", plane.user("only-reads"))
+
+
+def test_cert_manager_issues_renews_and_injects(installation: Installation, tmp_path: Path) -> None:
+    """No pod misses the plugin while the leaf is renewed, and nothing of it is written by the webhook."""
+    plane = installation.plane
+    kubelet = Kubelet(plane, f"/api/v1/namespaces/{NAME}/secrets/served", tmp_path)
+    kubelet.start()
+    times = (*TIMES, SKEW_SECONDS)
+    replica: Replica = installation.start(tls_dir=tmp_path, times=times, kubeconfig=_reader(plane))
+    installation.ready(replica)
+    first = _leaf(installation)
+    assert replica.presented(installation.published()) == first
+    assert installation.published() == _secret(installation, "served")["ca.crt"]
+    with Load(installation) as load:
+        _renew(plane, NAME)
+        plane.wait_for(lambda: _leaf(installation) != first, "second leaf")
+        renewed = _leaf(installation)
+        plane.wait_for(lambda: replica.presented(installation.published()) == renewed, "leaf being served")
+        # An API server whose clock is behind would have refused it before.
+        assert datetime.now(UTC) - renewed.not_valid_before_utc >= timedelta(seconds=SKEW_SECONDS)
+        load.goes_on()
+    assert load.seen[False] == 0, load.seen
+    kubelet.stop()
+
+
+def _renew(plane: ControlPlane, name: str) -> None:
+    """As `cmctl renew` does."""
+    path = f"/apis/{KINDS}/namespaces/{NAME}/certificates/{name}/status"
+    condition = {
+        "type": "Issuing",
+        "status": "True",
+        "reason": "ManuallyTriggered",
+        "message": "by hand",
+        "lastTransitionTime": "2026-11-01T12:00:00Z",
+    }
+    stored = plane.client.get(path)
+    stored["status"]["conditions"] = [*stored["status"].get("conditions", ()), condition]
+    plane.client.update(path, stored)
