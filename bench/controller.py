@@ -7,7 +7,7 @@ make it urgent; everything else waits for a later day.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.plugin_replay import PluginReplay
 from bench.referee import Referee, Verdict
@@ -114,5 +114,5 @@ def _run(referee: Referee, policy: PolicySpec, changes: list[tuple[float, int]],
 
 
 def _between(series: Series, begin: float, now: float) -> Series:
-    kept = tuple(it for it in series.intervals if it.start >= begin - 1 and it.end <= now + 1)
-    return Series(series.key, series.facts, kept)
+    columns = series.columns
+    return replace(series, intervals=columns.kept((columns.rows["start"] >= begin - 1) & (columns.ends <= now + 1)))

@@ -11,6 +11,7 @@ from recommender.api.policies import HitRateLoss, PolicySpec
 from recommender.api.recommendations import Bound
 from recommender.api.units import format_bytes
 from recommender.curves import HitRateCurve
+from recommender.knees import worst_knees
 from recommender.windows import STRIDES, Window, nearest_rank
 
 HIT_RATE, DEMAND, FLOOR, MIN_KV, MAX_KV = "hitRate", "demand", "floor", "minKV", "maxKV"
@@ -68,13 +69,8 @@ def allowed_loss(curve: HitRateCurve, own_bytes: float, limits: HitRateLoss) -> 
 def knees(window: Window, pools: Pools, policy: PolicySpec) -> Knees:
     """K48 and K8 of docs/sizing.md §2, each the knee of the worst pod; ε is that of the whole window for both."""
     epsilon = allowed_loss(window.curve(), pools.own_bytes, policy.hit_rate_loss)
-
-    def worst_knee(of: Window) -> float:
-        return max(curve.knee(epsilon, pools.own_bytes) for curve in of.curves(policy.window_coverage))
-
-    whole = worst_knee(window)
-    rolling = [worst_knee(part) for part in window.rolling(policy.window_coverage)]
-    return Knees(epsilon, whole, nearest_rank(rolling, policy.percentile) if rolling else whole, len(rolling))
+    found = worst_knees(window, epsilon, pools.own_bytes, policy.window_coverage, policy.percentile)
+    return Knees(epsilon, found.whole, found.whole if found.rolling is None else found.rolling, found.parts)
 
 
 def hit_rate_bound(found: Knees, policy: PolicySpec, g: float) -> Bound:
@@ -163,9 +159,8 @@ def growth_bound(window: Window, pools: Pools, policy: PolicySpec) -> Bound | No
     reasons = _signs_of_pressure(lately)
     demand = max(lately.demand_peaks(), default=0.0) + pools.block_bytes
     # A pool of today's size: a peak seen before the pool grew says nothing of the one that runs now.
-    if any(it.demand_peak_bytes + pools.block_bytes > it.capacity_bytes for it in lately.intervals) and (
-        demand > pools.today_bytes
-    ):
+    rows = lately.columns.rows
+    if demand > pools.today_bytes and (rows["demand_peak_bytes"] + pools.block_bytes > rows["capacity_bytes"]).any():
         reasons.append(f"a demand of {format_bytes(demand)} above the pool")
     if not reasons:
         return None

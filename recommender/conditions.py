@@ -29,6 +29,8 @@ _GUARD_REASONS = {COVERAGE: "CoverageBelowPolicy", REQUESTS: "TooFewRequests", L
 
 ESTIMATED = "EstimatedFromVLLM"
 """The reason where nothing but vLLM's own metrics is known."""
+PLUGIN_MISSING = "PluginMissing"
+"""The reason where the pods have no plugin, and not even vLLM's own metrics are known."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,14 @@ def plugin_reporting(state: WorkloadState) -> Verdict:
     first_fault = next(
         (f"pod {report.pod.name}: {report.fault}" for report in pods if report.pod.address and report.fault), None
     )
-    message = f"{reporting} of {len(pods)} pods report" + (f"; {first_fault}" if first_fault else "")
+    missing = next((f"pod {one.pod.name}: {one.pod.missing.message}" for one in pods if one.pod.missing), None)
+    message = "; ".join(text for text in (f"{reporting} of {len(pods)} pods report", first_fault, missing) if text)
     if reporting:
         return Verdict(PLUGIN_REPORTING, "True", "Reporting", message)
     if state.estimate is not None:
         return Verdict(PLUGIN_REPORTING, "False", ESTIMATED, f"{message}; {state.estimate.message}")
-    return Verdict(PLUGIN_REPORTING, "False", "ScrapeFailed" if first_fault else "PodsNotRunning", message)
+    reason = "ScrapeFailed" if first_fault else PLUGIN_MISSING if missing else "PodsNotRunning"
+    return Verdict(PLUGIN_REPORTING, "False", reason, message)
 
 
 def coverage_sufficient(sizing: Sizing | None) -> Verdict:

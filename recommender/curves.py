@@ -14,7 +14,6 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 
-from recommender.histograms import unpack
 from vllm_plugin.names import REUSE_BUCKET_BOUNDS
 
 _BOUNDS: tuple[float, ...] = REUSE_BUCKET_BOUNDS
@@ -27,11 +26,6 @@ class HitRateCurve:
     cumulative: tuple[int, ...]
     block_tokens: int
     lookup_tokens: int
-
-    @classmethod
-    def of(cls, packed: int, block_tokens: int, lookup_tokens: int) -> HitRateCurve:
-        """The curve of a packed histogram increment and the tokens looked up in the same time."""
-        return cls(unpack(packed), block_tokens, lookup_tokens)
 
     def hit_rate(self, pool_bytes: float) -> float:
         """Share of tokens, 0 to 1, that a pool of this size would have hit: the best estimate."""

@@ -1,23 +1,30 @@
-"""Which pods carry the plugin, whose are they, and where is its page? Read from the object store; no network."""
+"""Which pods run vLLM, with our plugin or without, whose are they, and where are their pages? Pure.
+
+Who a pod is, and whose, is told by the API server's objects alone; whatever stands on its page changes nothing of it.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from recommender.api.automation import flag
 from recommender.api.fingerprints import fingerprint
+from recommender.api.launches import UNKNOWN_LAUNCH, Launch, launch_of
 from recommender.api.object_store import ObjectStore, Raw
+from recommender.api.owner_groups import CustomOwnerGroup
+from recommender.api.owners import ANNOTATION_PREFIXES, WORKLOAD_KINDS, Owner, OwnerKey, Ownership, read_owner
 from recommender.api.plugin_wheel import plugin_config_map, plugin_map_name
 from recommender.api.workloads import WorkloadRef, workload_of
 from recommender.keys import WorkloadKey
-from recommender.vllm_servers import vllm_container, vllm_port
+from recommender.vllm_servers import vllm_containers, vllm_port
 from vllm_plugin.names import (
     ANNOTATION_APPLIED,
     ANNOTATION_EXCLUDE,
+    ANNOTATION_SKIPPED,
     DEFAULT_PORT,
     ENV_PORT,
     ENV_PREFIX,
@@ -27,13 +34,31 @@ from vllm_plugin.names import (
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+Identity = tuple[str, str, str, str]
+"""Of a container: its pod's namespace, name and UID, and its own name."""
+
 _ENABLED = "enabled"
 _LARGEST_PORT = 65535
+
+REFUSED = "Refused"
+"""The webhook left the pod without the plugin, and says why."""
+NOT_ADMITTED = "NotAdmitted"
+"""The webhook never saw the pod."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why a pod has no plugin: a reason for programs, and a sentence."""
+
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod that runs vLLM, with the plugin that the webhook put into it, or without.
+    """A container of a pod that runs vLLM, with the plugin that the webhook put into it, or without.
 
     `address` is host and port of the plugin's page, None while the pod does not run. `failure` says why its vLLM
     container ended last, where it ended with an error and is not ready since.
@@ -49,62 +74,143 @@ class Pod:
     applied: bool
     failure: str | None
     annotations: Mapping[str, str]
+    """Those that we read."""
     vllm_address: tuple[str, int] | None = None
     """Host and port of vLLM's own page, where that can be told."""
+    launch: Launch = UNKNOWN_LAUNCH
+    """What decides how a size reaches it."""
+    missing: Missing | None = None
+    """Why it has no plugin; None where it has one."""
+    owner: WorkloadRef | None = None
+    """The object whose annotations count for it; the workload itself, unless that is a group of the user's own."""
+    excluded: bool = False
+    """Whether it or an owner says so."""
 
     @property
-    def identity(self) -> tuple[str, str, str]:
-        return (self.key.namespace, self.name, self.uid)
+    def identity(self) -> Identity:
+        return (self.key.namespace, self.name, self.uid, self.key.container)
 
 
-def injected_pods(store: ObjectStore) -> list[Pod]:
-    """Every pod with our label that lives or should; one that cannot be understood is passed over with a warning."""
-    found: list[Pod] = []
-    for raw in store.list("Pod"):
-        try:
-            labels = raw["metadata"].get("labels") or {}
-            if labels.get(LABEL_INJECTED):
-                pod = _pod(raw, _vllm_container(raw))
-                if not _is_over(raw, pod):
-                    found.append(pod)
-        except (AttributeError, KeyError, LookupError, TypeError, ValueError) as error:
-            logger.warning("pod %s is passed over: %s: %s", _name(raw), type(error).__name__, error)
-    return found
+@dataclass(frozen=True)
+class SeenPod:
+    """What is kept of a pod object: its vLLM containers, as the object alone tells whose they are, and what else tells
+    it: labels and owner references.
+    """
+
+    engines: tuple[Pod, ...]
+    metadata: Raw
+
+    @property
+    def namespace(self) -> str:
+        return self.engines[0].key.namespace
 
 
-def bare_pods(store: ObjectStore) -> list[Pod]:
-    """Pods of opted-in namespaces that seem to serve with vLLM, but without the plugin: they were there before the
-    opt-in, or nothing could be injected. Their `address` is None."""
-    found: list[Pod] = []
-    namespaces = set(_opted_in(store))
-    for raw in store.list("Pod"):
-        try:
-            metadata = raw["metadata"]
-            if metadata.get("namespace") not in namespaces or (metadata.get("labels") or {}).get(LABEL_INJECTED):
-                continue
-            container = vllm_container(raw)
-            if container is not None and not _is_excluded(store, raw):
-                pod = replace(_pod(raw, container), address=None)
-                if pod.vllm_address is not None and not _is_over(raw, pod):
-                    found.append(pod)
-        except (AttributeError, KeyError, LookupError, TypeError, ValueError) as error:
-            logger.warning("pod %s is passed over: %s: %s", _name(raw), type(error).__name__, error)
-    return found
+@dataclass(frozen=True)
+class Census:
+    """The pods of a cluster that may run vLLM, and what decides whose they are, at one moment."""
 
-
-def _opted_in(store: ObjectStore) -> Iterator[str]:
+    pods: Sequence[SeenPod] = ()
+    opted_in: Collection[str] = ()
     """The namespaces whose pods the webhook sees."""
-    for namespace in store.list("Namespace"):
-        metadata = namespace["metadata"]
-        if (metadata.get("labels") or {}).get(LABEL_INJECT) == _ENABLED:
-            yield metadata["name"]
+    owners: Mapping[OwnerKey, Owner] = field(default_factory=dict)
 
 
-def _is_excluded(store: ObjectStore, pod: Raw) -> bool:
-    workload = workload_of(pod)
-    owner = store.get(workload.kind, pod["metadata"].get("namespace"), workload.name) or {}
-    levels = [(raw.get("metadata") or {}).get("annotations") or {} for raw in (pod, owner)]
-    return any(flag(annotations.get(ANNOTATION_EXCLUDE)) for annotations in levels)
+@dataclass(frozen=True)
+class Discovery:
+    """All vLLM containers that count: those with the plugin, and those that seem to be ones and are without it."""
+
+    injected: tuple[Pod, ...]
+    bare: tuple[Pod, ...]
+    ownership: Ownership
+
+
+def discover(census: Census, groups: Sequence[CustomOwnerGroup] = ()) -> Discovery:
+    """The pods of opted-in namespaces with their workloads, `groups` being those that the user made.
+
+    A label that somebody writes on a pod elsewhere makes nothing of it. Of pods without the plugin none counts that is
+    excluded.
+    """
+    ownership = Ownership(census.owners, groups)
+    injected: list[Pod] = []
+    bare: list[Pod] = []
+    for seen in census.pods:
+        if seen.namespace not in census.opted_in:
+            continue
+        metadata = {"metadata": seen.metadata}
+        excluded = ownership.excluded(seen.namespace, metadata)
+        workload = ownership.workload(seen.namespace, metadata) if groups else None
+        for engine in seen.engines:
+            pod = engine
+            if workload is not None and workload != pod.key.workload:
+                pod = replace(pod, key=replace(pod.key, workload=workload))
+            if excluded and not pod.excluded:
+                pod = replace(pod, excluded=True)
+            if pod.missing is None:
+                injected.append(pod)
+            elif not pod.excluded:
+                bare.append(pod)
+    return Discovery(tuple(injected), tuple(bare), ownership)
+
+
+def census_of(store: ObjectStore) -> Census:
+    """Read from a store; a pod that cannot be understood is passed over with a warning."""
+    owners = (owner for kind in WORKLOAD_KINDS for owner in _understood(store.list(kind), read_owner))
+    return Census(
+        tuple(_understood(store.list("Pod"), seen_pod)),
+        frozenset(_understood(store.list("Namespace"), opted_in)),
+        dict(owners),
+    )
+
+
+def _understood(raws: Iterable[Raw], keep: Callable[[Raw], T | None]) -> Iterable[T]:
+    for raw in raws:
+        try:
+            kept = keep(raw)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            metadata = raw.get("metadata") or {}
+            name = f"{metadata.get('namespace')}/{metadata.get('name')}"
+            kind = str(raw.get("kind", "")).lower()
+            logger.warning("%s %s is passed over: %s: %s", kind, name, type(error).__name__, error)
+            continue
+        if kept is not None:
+            yield kept
+
+
+def opted_in(namespace: Raw) -> str | None:
+    """Its name, where the webhook sees its pods."""
+    metadata = namespace["metadata"]
+    return str(metadata["name"]) if (metadata.get("labels") or {}).get(LABEL_INJECT) == _ENABLED else None
+
+
+def seen_pod(raw: Raw) -> SeenPod | None:
+    """What is kept of a pod object; None where it runs no vLLM, or is going or gone.
+
+    Raises ValueError, KeyError, TypeError or AttributeError where it cannot be understood.
+    """
+    metadata = raw["metadata"]
+    containers = _containers_with_plugin(raw) if (metadata.get("labels") or {}).get(LABEL_INJECTED) else []
+    engines = [_pod(raw, container) for container in containers]
+    if not engines:
+        missing = _missing(metadata)
+        found = [replace(_pod(raw, container), address=None, missing=missing) for container in vllm_containers(raw)]
+        engines = [pod for pod in found if pod.vllm_address is not None]
+    living = tuple(pod for pod in engines if not _is_over(raw, pod))
+    if not living:
+        return None
+    kept = {name: metadata[name] for name in ("name", "labels", "ownerReferences") if metadata.get(name)}
+    return SeenPod(living, kept)
+
+
+def _missing(metadata: Raw) -> Missing:
+    """Why a pod has no plugin."""
+    said = (metadata.get("annotations") or {}).get(ANNOTATION_SKIPPED)
+    if said:
+        return Missing(REFUSED, str(said))
+    return Missing(
+        NOT_ADMITTED,
+        "the pod runs without the plugin: it started before its namespace opted in, or while the webhook did not "
+        "answer; a new one gets it",
+    )
 
 
 def _is_over(raw: Raw, pod: Pod) -> bool:
@@ -116,15 +222,10 @@ def _is_over(raw: Raw, pod: Pod) -> bool:
     return status.get("phase") == "Failed" and (pod.failure is None or bool(status.get("reason")))
 
 
-def owner_of(store: ObjectStore, key: WorkloadKey) -> Raw | None:
-    """The workload's object, where the store holds it."""
-    return store.get(key.workload.kind, key.namespace, key.workload.name)
-
-
-def ensure_plugin(store: ObjectStore) -> int:
-    """Put the plugin's ConfigMap into every namespace that opted in; how many were written."""
+def ensure_plugin(store: ObjectStore, namespaces: Collection[str]) -> int:
+    """Put the plugin's ConfigMap into each of these namespaces; how many were written."""
     written = 0
-    for namespace in _opted_in(store):
+    for namespace in namespaces:
         # It is named by its content and immutable: one that is there is the right one.
         if store.get("ConfigMap", namespace, plugin_map_name()) is None:
             written += store.apply(plugin_config_map(namespace))
@@ -133,8 +234,12 @@ def ensure_plugin(store: ObjectStore) -> int:
 
 def _pod(raw: Raw, container: Raw) -> Pod:
     metadata, status = raw["metadata"], raw.get("status") or {}
-    workload: WorkloadRef = workload_of(raw)
-    annotations = dict(metadata.get("annotations") or {})
+    workload = workload_of(raw)
+    annotations = {
+        name: str(value)
+        for name, value in (metadata.get("annotations") or {}).items()
+        if name.startswith(ANNOTATION_PREFIXES)
+    }
     state = _container_state(status, container["name"])
     ready = bool(state.get("ready", _is_ready(status)))
     return Pod(
@@ -150,19 +255,19 @@ def _pod(raw: Raw, container: Raw) -> Pod:
         failure=None if ready else _failure(state),
         annotations=annotations,
         vllm_address=_address(status, vllm_port(container)),
+        launch=launch_of(raw, container["name"]),
+        owner=workload,
+        excluded=bool(flag(annotations.get(ANNOTATION_EXCLUDE))),
     )
 
 
-def _vllm_container(raw: Raw) -> Raw:
-    """The container that carries the plugin's environment."""
+def _containers_with_plugin(raw: Raw) -> list[Raw]:
+    """The containers that carry the plugin's environment; each has a port of its own."""
     spec = raw.get("spec") or {}
     containers: list[Raw] = [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]
     with_port = [one for one in containers if _environment(one).get(ENV_PORT) is not None]
     with_any = [one for one in containers if any(name.startswith(ENV_PREFIX) for name in _environment(one))]
-    chosen = with_port or with_any
-    if not chosen:
-        raise LookupError(f"it is labelled {LABEL_INJECTED}, but no container has {ENV_PORT}")
-    return chosen[0]
+    return with_port or with_any[:1]
 
 
 def _environment(container: Raw) -> dict[str, str | None]:
@@ -206,8 +311,3 @@ def _seconds(timestamp: str | None) -> float:
     if not timestamp:
         return 0.0
     return datetime.fromisoformat(timestamp).timestamp()
-
-
-def _name(raw: Raw) -> str:
-    metadata = raw.get("metadata") or {}
-    return f"{metadata.get('namespace')}/{metadata.get('name')}"

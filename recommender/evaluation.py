@@ -162,13 +162,14 @@ def _seen_last(window: Window) -> tuple[EngineFacts, ...]:
     if window.last is None:
         return ()
     newest = window.last - 1.5 * interval_seconds(window.seconds)
-    return tuple(one.facts for one in window.series if one.intervals[-1].end >= newest)
+    return tuple(one.facts for one in window.series if one.columns.ends.max() >= newest)
 
 
 def _own_pool(stands: RecommendationStatus, window: Window) -> int:
     """The pool that the workload's own arguments make: the largest seen under its fingerprint, also long ago."""
-    seen = max((interval.capacity_bytes for interval in window.intervals), default=0)
-    return max(seen, *(bound.kv_bytes for bound in stands.bounds if bound.name == bounds.POOL), 0)
+    return max(
+        window.largest_capacity_bytes, *(bound.kv_bytes for bound in stands.bounds if bound.name == bounds.POOL), 0
+    )
 
 
 def _verification(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import operator
 from collections.abc import Iterator, Sequence
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -36,8 +37,8 @@ _INDISPENSABLE_HOOKS = ("kv_cache_manager", "lookup", "admission", "free")
 
 _REUSE_HOOK = "reuse"
 _NO_ONE_ORDER = (
-    "the model has several KV groups (hybrid), or V0 a pool for each stage of its pipeline, which is not modelled yet: "
-    "today's pool stays"
+    "the model has KV groups that are neither full attention nor a sliding window, or V0 a pool for each stage of its "
+    "pipeline, which is not modelled yet: today's pool stays"
 )
 
 _LARGEST_BLOCK_TOKENS = 1 << 20
@@ -71,7 +72,7 @@ def parse_page(text: str, pod_uid: str = "") -> PodSample:
         raise RefusedSampleError(nothing_to_size)
     if not engines:
         raise RefusedSampleError(f"the page has no {names.KV_CACHE_CAPACITY_BYTES}: vLLM is still starting")
-    if not page.buckets or not page.hooks.get(_REUSE_HOOK, True):
+    if not (page.buckets or page.histograms) or not page.hooks.get(_REUSE_HOOK, True):
         raise RefusedSampleError(f"the page has no {names.KV_REUSE_DISTANCE_BYTES}: {_NO_ONE_ORDER}")
     return PodSample(
         plugin_version=page.info.get("plugin_version") or page.info.get("version") or "",
@@ -100,10 +101,14 @@ class _Page:
         self.values: dict[str, dict[Key, float]] = {}
         self.components: dict[Key, float] = {}
         self.buckets: dict[str, dict[int, float]] = {}
+        self.histograms: dict[str, tuple[int, ...]] = {}
         self.info: dict[str, str] = {}
         self.hooks: dict[str, bool] = {}
         for name, labels, value in _samples(text):
-            self._take(name, labels, value)
+            if isinstance(value, tuple):
+                self._take_histogram(name, labels, value)
+            else:
+                self._take(name, labels, value)
 
     def _take(self, name: str, labels: dict[str, str], value: float) -> None:
         if name in (names.BUILD_INFO, names.ENGINE_INFO):
@@ -130,6 +135,14 @@ class _Page:
             if key in of_metric:
                 raise RefusedSampleError(f"{name} stands twice on the page")
             of_metric[key] = value
+
+    def _take_histogram(self, name: str, labels: dict[str, str], cumulative: tuple[int, ...]) -> None:
+        engine = labels.get(names.LABEL_ENGINE, "")
+        if name != names.KV_REUSE_DISTANCE_BYTES:
+            return
+        if engine in self.histograms:
+            raise RefusedSampleError(f"{name}_bucket stands twice on the page")
+        self.histograms[engine] = cumulative
 
     def engines(self) -> list[str]:
         return sorted({engine for engine, _ in self.values.get(names.KV_CACHE_CAPACITY_BYTES, {})})
@@ -158,6 +171,9 @@ class _Page:
         return next((self.components[key] for key in keys if key in self.components), 0.0)
 
     def reuse(self, engine: str) -> tuple[int, ...]:
+        whole = self.histograms.get(engine, self.histograms.get(""))
+        if whole is not None:
+            return whole
         found = self.buckets.get(engine, self.buckets.get(""))
         if found is None:
             raise RefusedSampleError(f"the page has no {names.KV_REUSE_DISTANCE_BYTES} of engine {engine}")
@@ -172,7 +188,7 @@ class _Page:
         return counts
 
 
-def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
+def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float | tuple[int, ...]]]:
     """Every sample of ours on the page: what else vLLM exports there is neither read nor judged."""
     if text.startswith("["):
         yield from _compact_samples(text)
@@ -186,20 +202,30 @@ def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
         raise RefusedSampleError(f"the page is no Prometheus text: {error}") from error
 
 
-def _compact_samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
-    """The same from the plugin's compact page (`names.COMPACT_TYPE`)."""
+def _compact_samples(text: str) -> Iterator[tuple[str, dict[str, str], float | tuple[int, ...]]]:
+    """The same from the plugin's compact page (`names.COMPACT_TYPE`), where a histogram in order stands as a whole."""
     try:
         for name, given, value in json.loads(text):
             if not name.startswith(names.PREFIX):
                 continue
             labels = {label: str(text) for label, text in given.items()}
-            if isinstance(value, list):
+            if isinstance(value, list) and _in_order(value):
+                yield name, labels, tuple(value)
+            elif isinstance(value, list):
                 for bound, count in zip(_COMPACT_BOUNDS, value, strict=True):
                     yield f"{name}_bucket", {**labels, "le": bound}, float(count)
             else:
                 yield name, labels, float(value)
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RefusedSampleError(f"the page is no compact page: {error}") from error
+
+
+def _in_order(cumulative: list[object]) -> bool:
+    """Is it a histogram as the plugin writes it? What is not is looked at bucket by bucket, to say what is wrong."""
+    if len(cumulative) != BUCKETS or set(map(type, cumulative)) != {int}:
+        return False
+    counts: list[int] = cumulative  # type: ignore[assignment]  # the line above has looked
+    return counts[0] >= 0 and counts[-1] <= LARGEST_COUNT and not any(map(operator.gt, counts, counts[1:]))
 
 
 def _bucket_index(bound: str) -> int:
@@ -258,6 +284,7 @@ def _engine_sample(page: _Page, engine: str) -> EngineSample:
             capacity_bytes=capacity,
             floor_bytes=size(names.KV_FLOOR_BYTES),
             ranks=tuple(_rank(page, engine, rank) for rank in page.ranks(engine) or [""]),
+            windows=page.info.get("sliding_window_groups", "0") != "0",
         ),
         active_bytes=size(names.KV_CACHE_ACTIVE_BYTES, most=capacity),
         active_peak_bytes=size(names.KV_CACHE_ACTIVE_PEAK_BYTES, most=capacity),

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from recommender.api.policies import PolicySpec
-from recommender.discovery import Pod
+from recommender.discovery import Identity, Pod
 from recommender.estimates import Estimate, Sightings, worst
 from recommender.keys import WorkloadKey
 from recommender.scraping import VLLMScrape
-
-Identity = tuple[str, str, str]
 
 
 class Fallback:

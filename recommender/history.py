@@ -5,17 +5,21 @@ A committed interval survives `kill -9`; one writer at a time, any number of rea
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
+import itertools
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import numpy as np
+
+from recommender import history_trends
 from recommender.api.workloads import WorkloadRef
-from recommender.histograms import BUCKETS, UnreadableHistogramError, from_blob, to_blob
 from recommender.history_files import (
     UnreadableHistoryError,
     connect_to_read,
@@ -24,24 +28,47 @@ from recommender.history_files import (
     translated,
     writer_lock,
 )
-from recommender.intervals import ClosedInterval, Interval, Series
+from recommender.history_rows import (
+    Content,
+    DamagedRowError,
+    counters_blob,
+    counters_of,
+    facts_of,
+    facts_text,
+    from_contents,
+    seal,
+    to_content,
+    unsealed,
+)
+from recommender.intervals import ClosedInterval, Columns, Series
 from recommender.keys import SeriesKey, WorkloadKey
 from recommender.recording import Baseline
-from recommender.samples import Counters, EngineFacts, Rank
 from recommender.standings import Standing
+from recommender.trends import Point
 
-_INTERVAL_COLUMNS = tuple(field.name for field in dataclasses.fields(Interval))
-_ADD_INTERVAL = (
-    f"INSERT INTO intervals (series, expires, {', '.join(_INTERVAL_COLUMNS)}) "
-    f"VALUES (?, ?{', ?' * len(_INTERVAL_COLUMNS)})"
-)
-_READ_INTERVALS = f"""
-    SELECT series.id, {", ".join(f"intervals.{column}" for column in _INTERVAL_COLUMNS)}
-    FROM workloads JOIN series ON series.workload = workloads.id JOIN intervals ON intervals.series = series.id
-    WHERE workloads.id = ? AND intervals.start >= ? ORDER BY intervals.start
-"""
-_Stored = TypeVar("_Stored")
+_OBSERVED = "workload, newest, expires, engines, width, content, seal"
+_SERIES = "workload, pod, uid, engine, facts, seen_at, counters, seal"
+_MERGED_ROWS = 8
+_Found = TypeVar("_Found")
 _WORKLOAD = "namespace = ? AND owner_group = ? AND kind = ? AND name = ? AND container = ? AND fingerprint = ?"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What an evaluation leaves behind of a workload under a fingerprint. Times in seconds since the epoch."""
+
+    workload: WorkloadKey
+    fingerprint: str
+    policy: str
+    """Its digest."""
+    at: float
+    candidate_bytes: int | None
+    """What sizing asked for, so that a size sinks only when it has been asked for less for a while."""
+    candidate_expires: float
+    standing: Standing | None
+    standing_expires: float
+    point: Point | None = None
+    """For the dashboard."""
 
 
 class HistoryReader:
@@ -69,68 +96,99 @@ class HistoryReader:
 
     def series(self, workload: WorkloadKey, fingerprint: str, since: float) -> tuple[Series, ...]:
         """Every engine of `workload` seen under `fingerprint`, with its intervals that began at `since` or later."""
-        with translated(self.path):
-            number = self._workload(workload, fingerprint)
-            if number is None:
-                return ()
-            engines = self._connection.execute(
-                "SELECT id, pod, uid, engine, facts FROM series WHERE workload = ? ORDER BY id", (number,)
-            ).fetchall()
-            rows = self._connection.execute(_READ_INTERVALS, (number, since)).fetchall()
-        intervals: dict[int, list[Interval]] = {}
-        for row in rows:
-            intervals.setdefault(row[0], []).append(self._interval(row[1:]))
-        return tuple(
-            Series(
-                SeriesKey(workload, fingerprint, pod, uid, engine),
-                self._parsed(facts, _facts_of),
-                tuple(intervals.get(series, ())),
-            )
-            for series, pod, uid, engine, facts in engines
-        )
+        return self._read(lambda: self._series(workload, fingerprint, since))
 
     def baseline(self, key: SeriesKey) -> Baseline | None:
         """The counters of an engine when its last stored interval ended."""
-        with translated(self.path):
-            number = self._workload(key.workload, key.fingerprint)
-            row = self._connection.execute(
-                "SELECT counters, seen_at FROM series WHERE workload = ? AND pod = ? AND uid = ? AND engine = ?",
-                (number, key.pod, key.uid, key.engine),
-            ).fetchone()
-        return None if row is None else Baseline(self._parsed(row[0], _counters_of), row[1])
+        return self._read(lambda: self._baseline(key))
 
     def candidates(self, workload: WorkloadKey, fingerprint: str, policy: str, since: float) -> tuple[int, ...]:
         """KV bytes that sizing asked for under a policy (its digest), oldest first."""
-        with translated(self.path):
+
+        def found() -> tuple[int, ...]:
             rows = self._connection.execute(
-                "SELECT kv_bytes FROM candidates WHERE workload = ? AND policy = ? AND at >= ? ORDER BY at",
+                "SELECT workload, policy, at, kv_bytes, seal FROM candidates "
+                "WHERE workload = ? AND policy = ? AND at >= ? ORDER BY at",
                 (self._workload(workload, fingerprint), policy, since),
             ).fetchall()
-        return tuple(row[0] for row in rows)
+            return tuple(unsealed(row)[3] for row in rows)
+
+        return self._read(found)
 
     def standing(self, workload: WorkloadKey, fingerprint: str) -> Standing:
         """What is remembered of a workload under a fingerprint."""
-        with translated(self.path):
+
+        def found() -> Standing:
             row = self._connection.execute(
-                "SELECT own_bytes, recommended_bytes, policy FROM standings WHERE workload = ?",
+                "SELECT workload, own_bytes, recommended_bytes, policy, seal FROM standings WHERE workload = ?",
                 (self._workload(workload, fingerprint),),
             ).fetchone()
-        return Standing() if row is None else Standing(*row)
+            return Standing() if row is None else Standing(*unsealed(row)[1:])
+
+        return self._read(found)
 
     def policies(self) -> dict[str, str]:
         """The last valid spec, as JSON, of every policy ever used."""
-        with translated(self.path):
-            return dict(self._connection.execute("SELECT name, spec FROM policies").fetchall())
+
+        def found() -> dict[str, str]:
+            rows = self._connection.execute("SELECT name, spec, seal FROM policies").fetchall()
+            return dict(unsealed(row) for row in rows)
+
+        return self._read(found)
 
     def last_interval_end(self, workload: WorkloadKey, fingerprint: str) -> float | None:
         """When the newest stored interval of a workload ended, in seconds since the epoch."""
-        with translated(self.path):
-            row = self._connection.execute(
-                "SELECT max(start + seconds) FROM intervals WHERE series IN (SELECT id FROM series WHERE workload = ?)",
+
+        def found() -> float | None:
+            # What begins last may be shorter than what began before: the newest few are looked at.
+            rows = self._connection.execute(
+                f"SELECT {_OBSERVED} FROM observed WHERE workload = ? ORDER BY newest DESC LIMIT 4",
                 (self._workload(workload, fingerprint),),
-            ).fetchone()
-        end: float | None = row[0]
-        return end
+            ).fetchall()
+            _, columns = from_contents(Content(*row[3:]) for row in map(unsealed, rows))
+            return float(columns.ends.max()) if len(columns) else None
+
+        return self._read(found)
+
+    def trend(self, subject: str, since: float) -> tuple[tuple[float, Point], ...]:
+        """What is kept of a workload (`str` of its key), or of the cluster, for 30 days: see `history_trends.read`."""
+        return self._read(lambda: history_trends.read(self._connection, subject, since))
+
+    def _series(self, workload: WorkloadKey, fingerprint: str, since: float) -> tuple[Series, ...]:
+        number = self._workload(workload, fingerprint)
+        if number is None:
+            return ()
+        engines = self._connection.execute(
+            f"SELECT id, {_SERIES} FROM series WHERE workload = ? ORDER BY id", (number,)
+        ).fetchall()
+        rows = self._connection.execute(
+            f"SELECT {_OBSERVED} FROM observed WHERE workload = ? AND newest >= ? ORDER BY newest", (number, since)
+        ).fetchall()
+        owners, columns = from_contents(Content(*row[3:]) for row in map(unsealed, rows))
+        # Engine by engine, each in order of time.
+        order = (columns.rows["start"] >= since).nonzero()[0]
+        order = order[np.argsort(owners[order], kind="stable")]
+        owners, columns = owners[order], Columns(columns.rows[order], columns.counts[order])
+        numbers = [engine[0] for engine in engines]
+        first, last = np.searchsorted(owners, numbers), np.searchsorted(owners, numbers, side="right")
+        if int((last - first).sum()) != len(owners):
+            raise DamagedRowError("intervals of an engine that is not known")
+        found = []
+        for (_, *engine), begin, end in zip(engines, first.tolist(), last.tolist(), strict=True):
+            _, pod, uid, name, facts, _, _ = unsealed(engine)
+            key = SeriesKey(workload, fingerprint, pod, uid, name)
+            found.append(Series(key, facts_of(facts), columns[begin:end]))
+        return tuple(found)
+
+    def _baseline(self, key: SeriesKey) -> Baseline | None:
+        row = self._connection.execute(
+            f"SELECT {_SERIES} FROM series WHERE workload = ? AND pod = ? AND uid = ? AND engine = ?",
+            (self._workload(key.workload, key.fingerprint), key.pod, key.uid, key.engine),
+        ).fetchone()
+        if row is None:
+            return None
+        *_, seen_at, counters = unsealed(row)
+        return Baseline(counters_of(counters), seen_at)
 
     def _workload(self, workload: WorkloadKey, fingerprint: str) -> int | None:
         row = self._connection.execute(
@@ -138,20 +196,10 @@ class HistoryReader:
         ).fetchone()
         return None if row is None else int(row[0])
 
-    def _parsed(self, text: str, parse: Callable[[Any], _Stored]) -> _Stored:
-        try:
-            return parse(json.loads(text))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UnreadableHistoryError(
-                f"the history {self.path} is damaged: {type(error).__name__}: {error}"
-            ) from error
-
-    def _interval(self, columns: tuple[Any, ...]) -> Interval:
-        fields = dict(zip(_INTERVAL_COLUMNS, columns, strict=True))
-        try:
-            return Interval(**{**fields, "reuse": from_blob(fields["reuse"])})
-        except UnreadableHistogramError as error:
-            raise UnreadableHistoryError(f"the history {self.path} is damaged: {error}") from error
+    def _read(self, look: Callable[[], _Found]) -> _Found:
+        """What `look` finds; damage of any kind as `UnreadableHistoryError`."""
+        with _damage(self.path), translated(self.path):
+            return look()
 
 
 class History(HistoryReader):
@@ -196,43 +244,48 @@ class History(HistoryReader):
 
     def append(self, intervals: Iterable[ClosedInterval]) -> None:
         """Store intervals and where their counters stood, all or none."""
-        with translated(self.path), self._transaction():
-            for closed in intervals:
-                series = self._remember(closed)
-                stored = dataclasses.replace(closed.interval, reuse=0)
-                values = [getattr(stored, column) for column in _INTERVAL_COLUMNS[:-1]]
-                self._connection.execute(
-                    _ADD_INTERVAL, (series, closed.expires, *values, to_blob(closed.interval.reuse))
-                )
 
-    def add_candidate(
-        self, workload: WorkloadKey, fingerprint: str, policy: str, at: float, kv_bytes: int, expires: float
-    ) -> None:
-        """Remember what sizing asked for, so that a size sinks only when it has been asked for less for a while."""
-        with translated(self.path), self._transaction():
-            self._connection.execute(
-                "INSERT INTO candidates (workload, policy, at, kv_bytes, expires) VALUES (?, ?, ?, ?, ?)",
-                (self._made_workload(workload, fingerprint), policy, at, kv_bytes, expires),
-            )
+        def place(closed: ClosedInterval) -> tuple[WorkloadKey, str, float, float]:
+            return (closed.key.workload, closed.key.fingerprint, closed.interval.start, closed.expires)
 
-    def remember_standing(self, workload: WorkloadKey, fingerprint: str, standing: Standing, expires: float) -> None:
-        """Keep what holds of a workload under a fingerprint, as long as its series at least."""
-        with translated(self.path), self._transaction():
-            self._connection.execute(
-                "INSERT OR REPLACE INTO standings (workload, own_bytes, recommended_bytes, policy, expires) "
-                "VALUES (?, ?, ?, ?, ?)",
-                (self._made_workload(workload, fingerprint), *dataclasses.astuple(standing), expires),
-            )
+        with self._transaction():
+            for (workload, fingerprint, start, expires), group in itertools.groupby(
+                sorted(intervals, key=place), place
+            ):
+                together = list(group)
+                number = self._made_workload(workload, fingerprint)
+                engines = [self._remember(number, closed) for closed in together]
+                columns = Columns.of(closed.interval for closed in together)
+                self._observed(number, float(start), float(expires), engines, columns, merged=False)
+                self._merge(number)
+
+    def remember(self, memories: Iterable[Memory]) -> None:
+        """Keep what a round of evaluations leaves behind, all or nothing."""
+        with self._transaction():
+            for one in memories:
+                number = self._made_workload(one.workload, one.fingerprint)
+                if one.candidate_bytes is not None:
+                    candidate = (number, one.policy, float(one.at), one.candidate_bytes)
+                    self._insert("candidates", candidate, one.candidate_expires)
+                if one.standing is not None:
+                    self._insert("standings", (number, *dataclasses.astuple(one.standing)), one.standing_expires)
+                if one.point is not None:
+                    history_trends.keep(self._connection, str(one.workload), one.at, one.point)
+
+    def keep_point(self, subject: str, at: float, point: Point) -> None:
+        """Keep what a dashboard shows of `subject` at one moment."""
+        with self._transaction():
+            history_trends.keep(self._connection, subject, at, point)
 
     def remember_policy(self, name: str, spec: str) -> None:
         """Keep the last valid spec of a policy."""
-        with translated(self.path), self._transaction():
-            self._connection.execute("INSERT OR REPLACE INTO policies (name, spec) VALUES (?, ?)", (name, spec))
+        with self._transaction():
+            self._insert("policies", (name, spec))
 
     def prune(self, now: float) -> None:
         """Forget what is older than the window it was observed for."""
-        with translated(self.path), self._transaction():
-            for table in ("intervals", "candidates"):
+        with self._transaction():
+            for table in ("observed", "candidates"):
                 self._connection.execute(f"DELETE FROM {table} WHERE expires < ?", (now,))
             # A series lasts as long as its last interval: its number must not be given to another before.
             self._connection.execute("DELETE FROM series WHERE expires < ?", (now,))
@@ -243,32 +296,53 @@ class History(HistoryReader):
                 "DELETE FROM workloads WHERE id NOT IN (SELECT workload FROM series) "
                 "AND id NOT IN (SELECT workload FROM candidates) AND id NOT IN (SELECT workload FROM standings)"
             )
+            history_trends.forget(self._connection, now)
 
-    def _transaction(self) -> sqlite3.Connection:
-        self._connection.execute("BEGIN IMMEDIATE")
-        return self._connection
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with _damage(self.path), translated(self.path), self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield
 
-    def _remember(self, closed: ClosedInterval) -> int:
+    def _insert(self, table: str, sealed: tuple[Any, ...], *others: Any) -> None:
+        values = (*sealed, seal(*sealed), *others)
+        self._connection.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+
+    def _observed(
+        self, workload: int, newest: float, expires: float, engines: Sequence[int], columns: Columns, merged: bool
+    ) -> None:
+        self._insert("observed", (workload, newest, expires, *to_content(engines, columns)), merged)
+
+    def _merge(self, workload: int) -> None:
+        """Put the oldest single rows of a workload together: a window is read from a dozen rows, not from a hundred.
+
+        Not of all workloads at once.
+        """
+        rows = self._connection.execute(
+            f"SELECT rowid, {_OBSERVED} FROM observed WHERE workload = ? AND NOT merged ORDER BY newest", (workload,)
+        ).fetchall()
+        if len(rows) < _MERGED_ROWS + workload % _MERGED_ROWS:
+            return
+        oldest = rows[:_MERGED_ROWS]
+        found = [unsealed(row) for _, *row in oldest]
+        engines, columns = from_contents(Content(*row[3:]) for row in found)
+        self._connection.executemany("DELETE FROM observed WHERE rowid = ?", [row[:1] for row in oldest])
+        newest, expires = max(row[1] for row in found), max(row[2] for row in found)
+        self._observed(workload, newest, expires, engines.tolist(), columns, merged=True)
+
+    def _remember(self, workload: int, closed: ClosedInterval) -> int:
         key = closed.key
+        engine = (workload, key.pod, key.uid, key.engine, facts_text(closed.facts), float(closed.seen_at))
+        sealed = (*engine, counters_blob(closed.counters))
         row = self._connection.execute(
-            """
-            INSERT INTO series (workload, pod, uid, engine, facts, counters, seen_at, expires)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+            f"""
+            INSERT INTO series ({_SERIES}, expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT (workload, pod, uid, engine) DO UPDATE SET
                 facts = excluded.facts, counters = excluded.counters, seen_at = excluded.seen_at,
-                expires = max(expires, excluded.expires)
+                seal = excluded.seal, expires = max(expires, excluded.expires)
             RETURNING id
             """,
-            (
-                self._made_workload(key.workload, key.fingerprint),
-                key.pod,
-                key.uid,
-                key.engine,
-                json.dumps(dataclasses.asdict(closed.facts)),
-                json.dumps(dataclasses.asdict(closed.counters)),
-                closed.seen_at,
-                closed.expires,
-            ),
+            (*sealed, seal(*sealed), float(closed.expires)),
         ).fetchone()
         return int(row[0])
 
@@ -285,17 +359,15 @@ class History(HistoryReader):
         return made
 
 
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Rows that do not say what was once written, as an error with the file's name."""
+    try:
+        yield
+    except DamagedRowError as error:
+        raise UnreadableHistoryError(f"the history {path} is damaged: {error}") from error
+
+
 def _identity(workload: WorkloadKey, fingerprint: str) -> tuple[str, ...]:
     owner: WorkloadRef = workload.workload
     return (workload.namespace, owner.group, owner.kind, owner.name, workload.container, fingerprint)
-
-
-def _facts_of(fields: Any) -> EngineFacts:
-    return EngineFacts(**{**fields, "ranks": tuple(Rank(**rank) for rank in fields["ranks"])})
-
-
-def _counters_of(fields: Any) -> Counters:
-    counters = Counters(**{**fields, "reuse": tuple(fields["reuse"])})
-    if len(counters.reuse) != BUCKETS:
-        raise ValueError(f"{len(counters.reuse)} buckets instead of {BUCKETS}")
-    return counters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import sqlite3
@@ -11,10 +12,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from recommender import history_trends
+
 logger = logging.getLogger(__name__)
 
-_SCHEMA_VERSION = 2
-_SCHEMA = """
+_SCHEMA_VERSION = 3
+_PAGE_BYTES = 16384
+"""A row holds an interval of all pods of a workload: some kilobytes."""
+_SCHEMA = (
+    """
 CREATE TABLE workloads (
     id INTEGER PRIMARY KEY,
     namespace TEXT NOT NULL, owner_group TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
@@ -25,34 +31,36 @@ CREATE TABLE series (
     id INTEGER PRIMARY KEY,
     workload INTEGER NOT NULL REFERENCES workloads (id),
     pod TEXT NOT NULL, uid TEXT NOT NULL, engine TEXT NOT NULL,
-    facts TEXT NOT NULL, counters TEXT NOT NULL, seen_at REAL NOT NULL, expires REAL NOT NULL,
+    facts TEXT NOT NULL, seen_at REAL NOT NULL, counters BLOB NOT NULL, seal INTEGER NOT NULL, expires REAL NOT NULL,
     UNIQUE (workload, pod, uid, engine)
 );
-CREATE TABLE intervals (
-    series INTEGER NOT NULL REFERENCES series (id),
-    start REAL NOT NULL, seconds REAL NOT NULL, covered_seconds REAL NOT NULL, samples INTEGER NOT NULL,
-    capacity_bytes INTEGER NOT NULL, active_peak_bytes INTEGER NOT NULL, demand_peak_bytes INTEGER NOT NULL,
-    requests INTEGER NOT NULL, lookup_tokens INTEGER NOT NULL, hit_tokens INTEGER NOT NULL,
-    preemptions INTEGER NOT NULL, admissions_blocked INTEGER NOT NULL, reuse BLOB NOT NULL, expires REAL NOT NULL
+CREATE INDEX series_by_age ON series (expires);
+CREATE TABLE observed (
+    workload INTEGER NOT NULL REFERENCES workloads (id),
+    newest REAL NOT NULL, expires REAL NOT NULL,
+    engines INTEGER NOT NULL, width INTEGER NOT NULL, content BLOB NOT NULL, seal INTEGER NOT NULL,
+    merged INTEGER NOT NULL
 );
-CREATE INDEX intervals_by_series ON intervals (series, start);
-CREATE INDEX intervals_by_age ON intervals (expires);
+CREATE INDEX observed_by_workload ON observed (workload, newest);
+CREATE INDEX observed_single ON observed (workload) WHERE NOT merged;
+CREATE INDEX observed_by_age ON observed (expires);
 CREATE TABLE candidates (
     workload INTEGER NOT NULL REFERENCES workloads (id),
-    policy TEXT NOT NULL, at REAL NOT NULL, kv_bytes INTEGER NOT NULL, expires REAL NOT NULL
+    policy TEXT NOT NULL, at REAL NOT NULL, kv_bytes INTEGER NOT NULL, seal INTEGER NOT NULL, expires REAL NOT NULL
 );
 CREATE INDEX candidates_by_workload ON candidates (workload, policy, at);
-CREATE TABLE policies (name TEXT PRIMARY KEY, spec TEXT NOT NULL);
-"""
-_STANDINGS = """
+CREATE INDEX candidates_by_age ON candidates (expires);
 CREATE TABLE standings (
     workload INTEGER PRIMARY KEY REFERENCES workloads (id),
-    own_bytes INTEGER NOT NULL, recommended_bytes INTEGER, policy TEXT, expires REAL NOT NULL
+    own_bytes INTEGER NOT NULL, recommended_bytes INTEGER, policy TEXT, seal INTEGER NOT NULL, expires REAL NOT NULL
 );
+CREATE TABLE policies (name TEXT PRIMARY KEY, spec TEXT NOT NULL, seal INTEGER NOT NULL);
 """
-_ADDED_SINCE = {1: _STANDINGS}
-"""Layout -> what the next one has besides."""
+    + history_trends.SCHEMA
+)
 _SPOILT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)
+_SPOILT_WORDS = ("no such table", "no such column", "Could not decode")
+"""Our statements fit our layout, and we write text: where they do not any more, what is in the file has changed."""
 _SIDE_FILES = ("", "-wal", "-shm")
 
 
@@ -71,7 +79,7 @@ class UnreadableHistoryError(HistoryError):
 def is_spoilt(error: sqlite3.Error) -> bool:
     """Does `error` say that the file is damaged, rather than out of reach, locked or full?"""
     # The low byte is the primary code, the rest says where it happened.
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _SPOILT
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _SPOILT or str(error).startswith(_SPOILT_WORDS)
 
 
 @contextlib.contextmanager
@@ -79,6 +87,9 @@ def translated(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours, with the file's name."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        # SQLite's message about a spoilt layout quotes it.
+        raise UnreadableHistoryError(f"the history {path} is damaged: {error}") from error
     except sqlite3.Error as error:
         if is_spoilt(error):
             raise UnreadableHistoryError(f"the history {path} is damaged: {error}") from error
@@ -155,13 +166,12 @@ def _opened(path: Path) -> sqlite3.Connection:
     with translated(path):
         connection = sqlite3.connect(path, isolation_level=None)
         try:
+            connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             connection.execute("PRAGMA journal_mode = WAL")
             # In WAL mode NORMAL loses nothing when the process dies, and never the file's integrity.
             connection.execute("PRAGMA synchronous = NORMAL")
             if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = 1; COMMIT;")
-            while (added := _ADDED_SINCE.get(_version(connection))) is not None:
-                connection.executescript(f"BEGIN; {added} PRAGMA user_version = {_version(connection) + 1}; COMMIT;")
+                connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
             _require_version(connection, path)
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
@@ -176,8 +186,22 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
+@functools.cache
+def _layout() -> frozenset[str]:
+    """How a new store describes itself."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(_SCHEMA)
+        return _described(connection)
+
+
+def _described(connection: sqlite3.Connection) -> frozenset[str]:
+    return frozenset(row[0] for row in connection.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL"))
+
+
 def _require_version(connection: sqlite3.Connection, path: Path) -> None:
     version = _version(connection)
+    if version == _SCHEMA_VERSION and _described(connection) != _layout():
+        raise UnreadableHistoryError(f"the history {path} is damaged: its tables are not those that were made")
     if version != _SCHEMA_VERSION:
         raise UnreadableHistoryError(
             f"the history {path} has layout {version}, this release reads {_SCHEMA_VERSION}: "

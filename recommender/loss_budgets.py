@@ -7,16 +7,18 @@ smallest larger one that still keeps the budget would be too small an interval l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from recommender import bounds
 from recommender.api.recommendations import Bound
 from recommender.api.units import format_bytes
 from recommender.bounds import Pools
 from recommender.curves import HitRateCurve
-from recommender.histograms import EMPTY
-from recommender.intervals import INTERVALS_PER_WINDOW, Interval, interval_seconds
+from recommender.intervals import INTERVALS_PER_WINDOW, interval_seconds
 from recommender.windows import Window
 
 DAYS_PER_WINDOW = 2
@@ -184,11 +186,11 @@ class _Days:
 
     def __init__(self, window: Window, pools: Pools, start: float, slot: float) -> None:
         self._pools = pools
-        self._slots: dict[int, list[Interval]] = {}
-        for interval in window.intervals:
-            self._slots.setdefault(round((interval.start - start) / slot), []).append(interval)
-        newest = max(self._slots, default=0)
-        self.pods = len(self._slots.get(newest, ()))
+        self._columns = window.columns
+        self._places = np.rint((self._columns.rows["start"] - start) / slot).astype(np.int64)
+        self._held = set(self._places.tolist())
+        newest = max(self._held, default=0)
+        self.pods = int((self._places == newest).sum())
         """Engines that reported last: each would restart."""
 
     def between(self, first: int, last: int) -> _Traffic:
@@ -198,7 +200,7 @@ class _Days:
     def before(self, first: int, last: int) -> _Traffic:
         """The same hours of the days before, as many as the window holds: their mean."""
         places = [place - day * _SLOTS for day in range(1, DAYS_PER_WINDOW + 1) for place in range(first, last)]
-        held = sum(place in self._slots for place in places)
+        held = sum(place in self._held for place in places)
         return self._together(places, (last - first) / held if held else 1.0)
 
     def alike(self, slot: int, pool_bytes: int) -> Iterable[float]:
@@ -208,17 +210,15 @@ class _Days:
 
     def lost_today(self) -> float:
         """Tokens lost today by the pools that really ran."""
-        by_size: dict[int, list[Interval]] = {}
-        for place, intervals in self._slots.items():
-            if place >= 0:
-                for interval in intervals:
-                    by_size.setdefault(interval.capacity_bytes, []).append(interval)
-        return sum(self._traffic(intervals).lost(size) for size, intervals in by_size.items())
+        today = self._places >= 0
+        capacities = self._columns.rows["capacity_bytes"]
+        sizes = dict.fromkeys(capacities[today].tolist())
+        return sum(self._traffic(today & (capacities == size)).lost(size) for size in sizes)
 
     def _together(self, places: Iterable[int], share: float = 1.0) -> _Traffic:
-        return self._traffic([it for place in places for it in self._slots.get(place, ())], share)
+        return self._traffic(np.isin(self._places, list(places)), share)
 
-    def _traffic(self, intervals: Sequence[Interval], share: float = 1.0) -> _Traffic:
-        reuse = sum((interval.reuse for interval in intervals), EMPTY)
-        tokens = sum(interval.lookup_tokens for interval in intervals)
-        return _Traffic(HitRateCurve.of(reuse, self._pools.block_tokens, tokens), self._pools.own_bytes, share)
+    def _traffic(self, rows: NDArray[np.bool_], share: float = 1.0) -> _Traffic:
+        some = self._columns.kept(rows)
+        curve = HitRateCurve(some.cumulative(), self._pools.block_tokens, some.total("lookup_tokens"))
+        return _Traffic(curve, self._pools.own_bytes, share)

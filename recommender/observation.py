@@ -8,21 +8,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from recommender.discovery import Pod
+from recommender.discovery import Identity, Pod
 from recommender.estimates import Estimate
-from recommender.history import History
+from recommender.history import History, Memory
 from recommender.history_files import HistoryError, UnreadableHistoryError
 from recommender.intervals import ClosedInterval
 from recommender.keys import SeriesKey, WorkloadKey
 from recommender.recording import Baseline, Recorder
+from recommender.samples import Counters
 from recommender.scraping import Scrape
 from recommender.telemetry import Telemetry
+from recommender.trends import Point, slot_of
 from recommender.workload_states import PodReport
 
 logger = logging.getLogger(__name__)
 
-_MOST_UNWRITTEN = 200_000
-"""Intervals that wait in memory while the store cannot be written; some 200 MB."""
+_MOST_UNWRITTEN = 100_000
+"""Intervals that wait in memory while the store cannot be written: some 200 MB, five hours of 10,000 pods."""
+
+_SUPERSEDED = Counters(0, 0, 0, 0, 0)
+"""Stands where a later interval of the same engine waits, too: the store keeps the last counters only."""
 
 
 class Observer:
@@ -33,19 +38,22 @@ class Observer:
         self._telemetry = telemetry
         self._recorder = Recorder(self._baseline)
         self._unwritten: list[ClosedInterval] = []
-        self._faults: dict[tuple[str, str, str], str] = {}
+        self._memories: list[Memory] = []
+        self._kept: dict[str, float] = {}
+        self._faults: dict[Identity, str] = {}
         self.fault: str | None = None
         """Why the store took nothing last time; None where it did."""
 
     def observe(
         self, scrapes: Iterable[Scrape], windows: Mapping[WorkloadKey, float], now: float, period: float
-    ) -> dict[tuple[str, str, str], PodReport]:
+    ) -> dict[Identity, PodReport]:
         """Count a round of scrapes; what each pod reported, by its identity. `windows`: W of each workload."""
         self._store(self._recorder.closed(now), now)
-        reports: dict[tuple[str, str, str], PodReport] = {}
+        reports: dict[Identity, PodReport] = {}
+        succeeded, failed = self._telemetry.scrapes.labels("ok"), self._telemetry.scrapes.labels("failed")
         for scrape in scrapes:
             pod, sample = scrape.pod, scrape.sample
-            self._telemetry.scrapes.labels("ok" if sample else "failed").inc()
+            (succeeded if sample else failed).inc()
             self._telemetry.scrape_seconds.observe(scrape.seconds)
             if sample is None:
                 reports[pod.identity] = PodReport(pod, fault=scrape.fault)
@@ -66,7 +74,8 @@ class Observer:
         for closed in reversed(self._unwritten):
             if closed.key == key:
                 return Baseline(closed.counters, closed.seen_at)
-        return self._history.baseline(key)
+        # One that was set aside and could not be begun anew yet knows nothing.
+        return None if self._history.is_closed else self._history.baseline(key)
 
     def stored(self, action: Callable[[], None]) -> bool:
         """Do `action` on the store; False, with one line in the log, where it cannot be written.
@@ -86,17 +95,35 @@ class Observer:
         self.fault = None
         return True
 
+    def remember(self, memory: Memory) -> None:
+        """Keep what an evaluation leaves behind; with `store_memories`, a round's together."""
+        self._memories.append(memory)
+
+    def store_memories(self) -> None:
+        """Store what was remembered since the last time; what the store does not take waits."""
+        if self._memories and self.stored(lambda: self._history.remember(self._memories)):
+            self._memories = []
+        self._memories = self._memories[-_MOST_UNWRITTEN:]
+
+    def keep_point(self, subject: str, at: float, point: Point) -> None:
+        """Store a point of `subject` for the dashboard, the first one of each half hour."""
+        slot = slot_of(at)
+        if self._kept.get(subject) != slot and self.stored(lambda: self._history.keep_point(subject, at, point)):
+            self._kept[subject] = slot
+
     def _store(self, closed: Sequence[ClosedInterval], now: float) -> None:
         self._unwritten += closed
         if self._unwritten and self.stored(lambda: self._history.append(self._unwritten)):
             self._unwritten = []
             self.stored(lambda: self._history.prune(now))
+        else:
+            self._unwritten = _thinned(self._unwritten)
         if len(self._unwritten) > _MOST_UNWRITTEN:
             lost = len(self._unwritten) - _MOST_UNWRITTEN
             logger.error("%d intervals are lost: the store could not be written for too long", lost)
             self._unwritten = self._unwritten[lost:]
 
-    def _log_changes(self, reports: Mapping[tuple[str, str, str], PodReport]) -> None:
+    def _log_changes(self, reports: Mapping[Identity, PodReport]) -> None:
         """One line when a pod's fault appears, changes or goes, not one a round."""
         faults = {identity: report.fault for identity, report in reports.items() if report.fault is not None}
         for identity, fault in faults.items():
@@ -108,10 +135,19 @@ class Observer:
         self._faults = faults
 
 
+def _thinned(waiting: Sequence[ClosedInterval]) -> list[ClosedInterval]:
+    """Without the counters of all but the last interval of each engine: they are the larger part."""
+    last = {closed.key: index for index, closed in enumerate(waiting)}
+    return [
+        closed if last[closed.key] == index or closed.counters is _SUPERSEDED else replace(closed, counters=_SUPERSEDED)
+        for index, closed in enumerate(waiting)
+    ]
+
+
 def reports_of(
     pods: Sequence[Pod],
-    scraped: Mapping[tuple[str, str, str], PodReport],
-    estimates: Mapping[tuple[str, str, str], Estimate] = MappingProxyType({}),
+    scraped: Mapping[Identity, PodReport],
+    estimates: Mapping[Identity, Estimate] = MappingProxyType({}),
 ) -> dict[WorkloadKey, tuple[PodReport, ...]]:
     """The reports of each workload's pods, those that were not scraped included."""
     found: dict[WorkloadKey, list[PodReport]] = {}
@@ -122,6 +158,4 @@ def reports_of(
 
 
 def _why_not_scraped(pod: Pod) -> str:
-    if pod.vllm_address is not None and pod.address is None:
-        return "the pod runs without the plugin: a new one gets it"
-    return "the pod does not run yet"
+    return "the pod does not run yet" if pod.missing is None else pod.missing.message

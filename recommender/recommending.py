@@ -8,26 +8,35 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from recommender.api.object_store import ObjectStore
 from recommender.api.objects import InvalidObjectError
-from recommender.api.policies import PolicySpec
-from recommender.api.recommendations import LossBudget, TargetRef, VLLMRecommendation
+from recommender.api.owners import Ownership
+from recommender.api.policies import PolicySpec, VLLMPolicy
+from recommender.api.recommendations import LossBudget, Savings, TargetRef, VLLMRecommendation
 from recommender.api.units import format_bytes
 from recommender.api.workloads import recommendation_name
-from recommender.discovery import bare_pods, ensure_plugin, injected_pods, owner_of
+from recommender.cards import on_card
+from recommender.claiming import ensure_claim, is_there
+from recommender.consequences import Market, with_consequences
+from recommender.discovery import REFUSED, Census, census_of, discover, ensure_plugin
 from recommender.evaluation import Evaluation, evaluate
 from recommender.fallback import Fallback
-from recommender.history import History
+from recommender.gpu_nodes import gpu_nodes
+from recommender.history import History, Memory
 from recommender.history_files import UnreadableHistoryError
 from recommender.intervals import interval_seconds
 from recommender.keys import WorkloadKey
 from recommender.observation import Observer, reports_of
+from recommender.policy_conditions import judged
+from recommender.prices import Prices
+from recommender.readings import Readings
 from recommender.resolution import Resolver, canonical
 from recommender.scraping import Scraper
 from recommender.telemetry import Telemetry
+from recommender.trends import CLUSTER, allocatable_point, point_of
 from recommender.windows import ROLLING_PARTS
 from recommender.workload_states import PodReport, WorkloadState
 
@@ -53,23 +62,39 @@ class _Evaluated:
     inputs: tuple[object, ...]
     recommended: bool
     loss_budget: LossBudget | None
+    savings: Savings | None
 
 
 class Recommender:
     """Everything between the object store, the pods and the history; its owner decides when a round is due."""
 
-    def __init__(self, store: ObjectStore, history: History, scraper: Scraper, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        history: History,
+        scraper: Scraper,
+        telemetry: Telemetry,
+        prices: Callable[[], Prices] = Prices,
+        look: Callable[[], Census] | None = None,
+    ) -> None:
+        """`look` tells the pods and their owners where the store does not list them whole."""
         self._store = store
         self._history = history
         self._scraper = scraper
         self._telemetry = telemetry
+        self._prices = prices
+        self._market = Market()
         self._observer = Observer(history, telemetry)
         self._fallback = Fallback()
         self._known_policies = history.policies()
         self._stored_policies = dict(self._known_policies)
         self._resolver = Resolver(store, self._known_policies)
+        self._look = look or functools.partial(census_of, store)
+        self._ownership = Ownership()
+        self._readings = Readings()
         self._evaluated: dict[WorkloadKey, _Evaluated] = {}
         self._troubles: dict[WorkloadKey, str] = {}
+        self._claims: dict[WorkloadKey, str | None] = {}
         self.period = SHORTEST_PERIOD_SECONDS
         """Seconds until the next round is due."""
 
@@ -90,39 +115,53 @@ class Recommender:
             logger.error("%s; it was set aside as %s and a new history begins", error, aside)
 
     async def _round(self) -> None:
-        ensure_plugin(self._store)
-        pods = injected_pods(self._store)
+        census = self._look()
+        ensure_plugin(self._store, census.opted_in)
+        found = discover(census, self._resolver.owner_groups())
+        self._ownership = found.ownership
+        pods = list(found.injected)
         scrapes = await self._scraper.scrape(pods)
         self._telemetry.pods.set(len(pods))
         silent = [scrape.pod for scrape in scrapes if scrape.sample is None]
-        bare = bare_pods(self._store)
-        looks = await self._scraper.look_at_vllm([*silent, *bare])
+        looks = await self._scraper.look_at_vllm([*silent, *found.bare])
         answering = {look.pod.identity for look in looks}
-        # Whatever else seems to be a vLLM is none until it once has shown vLLM's metrics.
-        bare = [pod for pod in bare if pod.identity in answering or self._fallback.knows(pod)]
+        # Whatever else seems to be a vLLM is none until it once has shown vLLM's metrics, or the webhook has said so.
+        bare = [
+            pod
+            for pod in found.bare
+            if pod.identity in answering or self._fallback.knows(pod) or (pod.missing and pod.missing.reason == REFUSED)
+        ]
+        self._telemetry.without_plugin(bare)
         pods += bare
+        self._market = Market(gpu_nodes(self._store.list("Node")), self._prices())
         reports = reports_of(pods, {})
         states = {key: self._state(key, reports.get(key, ())) for key in self._workloads(reports)}
         windows = {key: _window_seconds(state) for key, state in states.items()}
         self.period = scrape_period(windows.values())
         self._store_policies()
         now = time.time()
+        self._judge_policies(now)
         policies = {key: state.policy.spec or PolicySpec() for key, state in states.items()}
         estimates = self._fallback.observe(looks, policies, [*silent, *bare])
         self._telemetry.estimated_pods.set(len(estimates))
+        scrapes = [on_card(scrape, states[scrape.pod.key].previous, self._market.nodes) for scrape in scrapes]
         reports = reports_of(pods, self._observer.observe(scrapes, windows, now, self.period), estimates)
         for key, state in states.items():
             self._evaluate_if_due(replace(state, reports=reports.get(key, ())), windows[key], now)
             # Probes are answered between two workloads.
             await asyncio.sleep(0)
+        self._observer.store_memories()
+        self._observer.keep_point(CLUSTER, now, allocatable_point(self._store.list("Node")))
         self._evaluated = {key: self._evaluated[key] for key in states if key in self._evaluated}
         self._troubles = {key: self._troubles[key] for key in states if key in self._troubles}
+        self._claims = {key: self._claims[key] for key in states if key in self._claims}
         recommended = sum(one.recommended for one in self._evaluated.values())
         self._telemetry.workloads.labels("true").set(recommended)
         self._telemetry.workloads.labels("false").set(len(states) - recommended)
         self._telemetry.loss_budgets(
             {key: one.loss_budget for key, one in self._evaluated.items() if one.loss_budget is not None}
         )
+        self._telemetry.savings({key: one.savings for key, one in self._evaluated.items() if one.savings is not None})
         self._telemetry.last_round.set(now)
 
     def stop(self) -> None:
@@ -141,16 +180,20 @@ class Recommender:
         return sorted(found)
 
     def _state(self, key: WorkloadKey, reports: tuple[PodReport, ...]) -> WorkloadState:
-        owner = owner_of(self._store, key)
         newest = max(reports, key=lambda report: report.pod.created_at, default=None)
+        # What is said about a pod of a group of the user's own is said by the owners that it has.
+        speaker = (newest.pod.owner if newest else None) or key.workload
         automation = self._resolver.automation(
             key.namespace,
             newest.pod.annotations if newest else {},
-            ((owner or {}).get("metadata") or {}).get("annotations") or {},
+            self._ownership.annotations(key.namespace, speaker),
         )
+        if newest is not None and newest.pod.excluded:
+            automation = replace(automation, excluded=True, enabled=False)
         policy = self._resolver.policy(automation.policy)
         if policy.spec is not None and policy.fault is None:
             self._known_policies[policy.name] = canonical(policy.spec)
+        owner = self._ownership.object_of(key.namespace, key.workload)
         return WorkloadState(key, reports, automation, policy, self._previous(key), owner)
 
     def _store_policies(self) -> None:
@@ -161,13 +204,20 @@ class Recommender:
             ):
                 self._stored_policies[name] = spec
 
+    def _judge_policies(self, now: float) -> None:
+        """Say on each policy whether it is followed as it stands."""
+        for raw in self._store.list(VLLMPolicy.KIND):
+            said = judged(raw, self._resolver.policy(raw["metadata"]["name"]), now)
+            if said is not None:
+                self._store.apply_status(said)
+
     def _previous(self, key: WorkloadKey) -> VLLMRecommendation | None:
         name = recommendation_name(key.workload, key.container)
         raw = self._store.get(VLLMRecommendation.KIND, key.namespace, name)
         if raw is None:
             return None
         try:
-            return VLLMRecommendation.from_json(raw)
+            return self._readings.read(VLLMRecommendation, raw)
         except InvalidObjectError as error:
             logger.warning("%s; it is written anew", error)
         # What a person said in the spec stays, whatever the status has become.
@@ -179,7 +229,7 @@ class Recommender:
         slot = math.floor(now / interval_seconds(window_seconds))
         inputs = _inputs(state)
         last = self._evaluated.get(state.key)
-        if last is not None and last.slot == slot and last.inputs == inputs:
+        if last is not None and last.slot == slot and last.inputs == (*inputs, self._claim_is_there(state.key)):
             return
         with self._telemetry.evaluation_seconds.time():
             try:
@@ -197,33 +247,47 @@ class Recommender:
         self._troubles.pop(state.key, None)
         self._telemetry.evaluations.labels("written" if written else "unchanged").inc()
         target = evaluation.recommendation.status.target
-        account = evaluation.recommendation.status.loss_budget
-        self._evaluated[state.key] = _Evaluated(slot, inputs, target is not None, account)
+        status = evaluation.recommendation.status
+        inputs = (*inputs, self._claim_is_there(state.key))
+        self._evaluated[state.key] = _Evaluated(slot, inputs, target is not None, status.loss_budget, status.savings)
         _log_change(state, evaluation)
+
+    def _claim_is_there(self, key: WorkloadKey) -> bool:
+        """Whether the ResourceClaimTemplate that was asked for last can be pointed at."""
+        return is_there(self._store, key.namespace, self._claims.get(key))
 
     def _evaluate(self, state: WorkloadState, window_seconds: float, now: float) -> tuple[Evaluation, bool]:
         fingerprint, policy = state.fingerprint or "", state.policy
-        series = self._history.series(state.key, fingerprint, now - window_seconds - interval_seconds(window_seconds))
+        # The first interval of the window may begin half of itself before it.
+        since = now - window_seconds - interval_seconds(window_seconds) / 2
+        series = self._history.series(state.key, fingerprint, since)
         candidates = self._history.candidates(
             state.key, fingerprint, policy.digest, now - window_seconds / ROLLING_PARTS
         )
         standing = self._history.standing(state.key, fingerprint)
         evaluation = evaluate(state, series, candidates, now, standing)
+        claim = self._claims[state.key] = ensure_claim(self._store, evaluation.recommendation, state)
+        shown = claim if self._claim_is_there(state.key) else None
+        completed = with_consequences(evaluation.recommendation, state, self._market, shown)
+        evaluation = replace(evaluation, recommendation=completed)
         write = self._store.apply if state.previous is None else self._store.apply_status
         written = write(evaluation.recommendation.to_json())
-        sizing = evaluation.assessment.sizing
+        found = evaluation.assessment
+        sizing = found.sizing
         candidate = sizing.candidate_bytes if sizing is not None else None
-        if candidate is not None:
-            expires = now + window_seconds / ROLLING_PARTS
-            self._observer.stored(
-                lambda: self._history.add_candidate(state.key, fingerprint, policy.digest, now, candidate, expires)
+        self._observer.remember(
+            Memory(
+                workload=state.key,
+                fingerprint=fingerprint,
+                policy=policy.digest,
+                at=now,
+                candidate_bytes=candidate,
+                candidate_expires=now + window_seconds / ROLLING_PARTS,
+                standing=evaluation.standing,
+                standing_expires=now + window_seconds,
+                point=point_of(found.window, found.engines, found.pools, completed.status.target),
             )
-        found = evaluation.standing
-        if found is not None:
-            expires_with_window = now + window_seconds
-            self._observer.stored(
-                lambda: self._history.remember_standing(state.key, fingerprint, found, expires_with_window)
-            )
+        )
         return evaluation, written
 
 
@@ -245,11 +309,17 @@ def _inputs(state: WorkloadState) -> tuple[object, ...]:
         )
         for report in state.reports
     )
-    return (state.automation, state.policy.digest, state.policy.fault, not _has_status(state.previous), pods)
+    previous = (_has_status(state.previous), _is_stored(state.previous))
+    return (state.automation, state.policy.digest, state.policy.fault, previous, pods)
 
 
 def _has_status(recommendation: VLLMRecommendation | None) -> bool:
     return recommendation is not None and bool(recommendation.status.conditions)
+
+
+def _is_stored(recommendation: VLLMRecommendation | None) -> bool:
+    """Whether the store has taken it: what belongs to it can be made."""
+    return recommendation is not None and recommendation.metadata.resource_version is not None
 
 
 def _log_change(state: WorkloadState, evaluation: Evaluation) -> None:

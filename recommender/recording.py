@@ -66,6 +66,10 @@ class Recorder:
         current = engine.open
         if current is None:
             current = engine.open = _Open(start, window_seconds, sample.facts)
+        elif window_seconds < current.window_seconds:
+            # Another policy holds: with intervals of its length, what is counted must not wait for the end of a longer
+            # one. A longer window waits for the end of the shorter interval, which is near.
+            current.start, current.window_seconds = start, window_seconds
         last = engine.last
         if last is not None and at - last.seen_at <= window_seconds:
             increment = sample.counters.since(last.counters)

@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from recommender.api.automation import Automation, resolve_automation
 from recommender.api.object_store import ObjectStore
 from recommender.api.objects import ApiObject, InvalidObjectError
+from recommender.api.owner_groups import CustomOwnerGroup
 from recommender.api.policies import (
     CLUSTER_AUTOMATION_NAME,
     AutomatedNamespace,
@@ -22,6 +24,7 @@ from recommender.api.policies import (
     PolicySpec,
     VLLMPolicy,
 )
+from recommender.readings import Readings
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ class ResolvedPolicy:
     fault: str | None = None
     missing: bool = False
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Changes whenever the policy does: sizes asked for under one are not compared with those under another."""
         return "" if self.spec is None else digest_of(self.spec)
@@ -60,6 +63,9 @@ class Resolver:
     def __init__(self, store: ObjectStore, last_valid: Mapping[str, str]) -> None:
         self._store = store
         self._last_read: dict[tuple[str, str], ApiObject] = {}
+        self._faults: dict[tuple[str, str], str] = {}
+        self._readings = Readings()
+        self._resolved: dict[str, ResolvedPolicy] = {}
         self._last_valid: dict[str, PolicySpec] = {}
         for name, spec in last_valid.items():
             # Another release may have written it; then there is no last valid one.
@@ -79,27 +85,38 @@ class Resolver:
             of_cluster.spec if of_cluster else None,
         )
 
+    def owner_groups(self) -> Sequence[CustomOwnerGroup]:
+        """The workloads that only the user knows of."""
+        of_cluster = self._read(ClusterAutomation, CLUSTER_AUTOMATION_NAME)
+        return (of_cluster.spec.custom_owner_groups or ()) if of_cluster else ()
+
     def policy(self, name: str) -> ResolvedPolicy:
         """The policy called `name`; where its object is invalid, the last valid spec with the fault."""
         raw = self._store.get(VLLMPolicy.KIND, None, name)
         if raw is None:
             return ResolvedPolicy(name, None, f"there is no VLLMPolicy {name}: create it, or name another", True)
         try:
-            spec = VLLMPolicy.from_json(raw).spec
+            spec = self._readings.read(VLLMPolicy, raw).spec
         except InvalidObjectError as error:
             return ResolvedPolicy(name, self._last_valid.get(name), str(error))
         self._last_valid[name] = spec
-        return ResolvedPolicy(name, spec)
+        before = self._resolved.get(name)
+        if before is None or before.spec is not spec:
+            before = self._resolved[name] = ResolvedPolicy(name, spec)
+        return before
 
     def _read(self, kind: type[_Kind], name: str) -> _Kind | None:
         raw = self._store.get(kind.KIND, None, name)
         if raw is None:
             return None
         try:
-            found = kind.from_json(raw)
+            found = self._readings.read(kind, raw)
         except InvalidObjectError as error:
             before = self._last_read.get((kind.KIND, name))
-            logger.warning("%s; %s", error, "what it said before goes on" if before else "it counts as absent")
+            if self._faults.get((kind.KIND, name)) != str(error):
+                self._faults[kind.KIND, name] = str(error)
+                logger.warning("%s; %s", error, "what it said before goes on" if before else "it counts as absent")
             return before if isinstance(before, kind) else None
         self._last_read[kind.KIND, name] = found
+        self._faults.pop((kind.KIND, name), None)
         return found

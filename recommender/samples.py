@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -32,8 +33,9 @@ class Counters:
     def since(self, earlier: Counters) -> Counters:
         """What was counted after `earlier`. Where a counter went down the engine was started anew: then all of it."""
         scalars = [now - then for now, then in zip(self._scalars(), earlier._scalars(), strict=True)]
-        reuse = tuple(now - then for now, then in zip(self.reuse, earlier.reuse, strict=True))
-        if min(scalars) < 0 or min(reuse) < 0:
+        reuse = tuple(map(operator.sub, self.reuse, earlier.reuse))
+        # Ascending from 0: no bucket went down either.
+        if min(scalars) < 0 or reuse[0] < 0 or any(map(operator.gt, reuse, reuse[1:])):
             return self
         requests, lookup_tokens, hit_tokens, preemptions, admissions_blocked = scalars
         return Counters(requests, lookup_tokens, hit_tokens, preemptions, admissions_blocked, reuse)
@@ -76,6 +78,8 @@ class EngineFacts:
     capacity_bytes: int
     floor_bytes: int
     ranks: tuple[Rank, ...]
+    windows: bool = False
+    """Some KV cache groups have a sliding window: the curve is an approximation."""
 
     @property
     def blocks(self) -> int:

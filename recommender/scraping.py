@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
-import httpx
+import aiohttp
 
 from recommender.discovery import Pod
 from recommender.exposition import parse_page
@@ -19,6 +20,8 @@ from vllm_plugin.names import COMPACT_TYPE
 
 DEADLINE_SECONDS = 5.0
 """For one page, from connecting to the last byte. A page takes milliseconds: a pod that needs longer is in trouble."""
+
+_NO_ANSWER = (TimeoutError, aiohttp.ClientError, OSError)
 
 LARGEST_PAGE_BYTES = 4 << 20
 CONCURRENT_SCRAPES = 64
@@ -45,27 +48,29 @@ class VLLMScrape:
 
 
 class Scraper:
-    """Holds the connections to the pods from one round to the next."""
+    """Looks at pods, for the length of an `async with`."""
 
     def __init__(self, deadline_seconds: float = DEADLINE_SECONDS) -> None:
         self._deadline_seconds = deadline_seconds
         self._gate = asyncio.Semaphore(CONCURRENT_SCRAPES)
-        self._client = httpx.AsyncClient(
-            # A proxy of the environment is no way to a pod, and a pod has no business sending us elsewhere.
-            trust_env=False,
-            follow_redirects=False,
-            timeout=deadline_seconds,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=CONCURRENT_SCRAPES),
-            headers={"accept": f"{COMPACT_TYPE}, text/plain; version=0.0.4; q=0.5"},
-        )
+        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            # A pod is looked at twice a minute: kept connections would be thousands, each idle.
+            connector=aiohttp.TCPConnector(limit=CONCURRENT_SCRAPES, force_close=True),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept": f"{COMPACT_TYPE}, text/plain; version=0.0.4; q=0.5"},
+            # The deadline is that of the whole look, see below.
+            timeout=aiohttp.ClientTimeout(total=None),
+        )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._client.aclose()
+        if self._session is not None:
+            await self._session.close()
 
     async def scrape(self, pods: Sequence[Pod]) -> list[Scrape]:
         """Look at every pod that has an address."""
@@ -83,7 +88,7 @@ class Scraper:
                 async with asyncio.timeout(self._deadline_seconds):
                     page = await self._page(*address)
                 return VLLMScrape(pod, time.time(), parse_vllm_page(page))
-            except (RefusedSampleError, TimeoutError, httpx.HTTPError, httpx.InvalidURL, OSError):
+            except (RefusedSampleError, *_NO_ANSWER):
                 # What matters is why the plugin does not answer, and that is said.
                 return None
 
@@ -100,17 +105,20 @@ class Scraper:
                 fault = str(error)
             except TimeoutError:
                 fault = f"no page from {_shown(address)} within {self._deadline_seconds:g} s"
-            except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            except _NO_ANSWER as error:
                 fault = f"no page from {_shown(address)}: {error or type(error).__name__}"
             return Scrape(pod, time.time(), time.monotonic() - began, sample, fault)
 
     async def _page(self, host: str, port: int) -> str:
+        if self._session is None:
+            raise RuntimeError("a scraper is open only inside `async with`")
         authority = f"[{host}]" if ":" in host else host
-        async with self._client.stream("GET", f"http://{authority}:{port}/metrics") as response:
-            if response.status_code != httpx.codes.OK:
-                raise RefusedSampleError(f"the plugin's port answers with HTTP {response.status_code}")
-            body = bytearray()
-            async for chunk in response.aiter_bytes():
+        body = bytearray()
+        # A pod has no business sending us elsewhere.
+        async with self._session.get(f"http://{authority}:{port}/metrics", allow_redirects=False) as response:
+            if response.status != HTTPStatus.OK:
+                raise RefusedSampleError(f"the plugin's port answers with HTTP {response.status}")
+            async for chunk in response.content.iter_any():
                 body += chunk
                 if len(body) > LARGEST_PAGE_BYTES:
                     raise RefusedSampleError(f"the page is longer than {LARGEST_PAGE_BYTES >> 20} MiB")

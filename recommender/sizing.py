@@ -109,7 +109,7 @@ def size(
 
 def data_guards(window: Window, pools: Pools, policy: PolicySpec) -> tuple[Guard, ...]:
     """Enough of the window, enough requests, and more tokens looked up than the pool holds once."""
-    busiest = max((sum(it.lookup_tokens for it in one.intervals) for one in window.series), default=0)
+    busiest = max(window.totals("lookup_tokens"), default=0)
     pool_tokens = pools.own_bytes // pools.block_bytes * pools.block_tokens
     needed = window.seconds * policy.window_coverage / 100
     return (
@@ -148,7 +148,7 @@ def _sized(
         spending = spend(window, pools, found.allowed_loss, policy.loss_budget, period)
     choice = _Choice()
     for asking in (
-        bounds.hit_rate_bound(found, policy, _factor(policy, spending)),
+        bounds.hit_rate_bound(found, policy, _factor(policy, spending, window.approximate)),
         loss_budget_bound(spending),
         bounds.demand_bound(window, pools, policy),
         bounds.floor_bound(pools),
@@ -191,8 +191,10 @@ def _grown(
     return _in_blocks(window, pools, policy, choice, guards)
 
 
-def _factor(policy: PolicySpec, spending: Spending | None) -> float:
-    """g: smaller where a bad day can be mended, and for sure where it should be and cannot."""
+def _factor(policy: PolicySpec, spending: Spending | None, approximate: bool) -> float:
+    """g: smaller where a bad day can be mended, and for sure where it cannot though it should, or curves are rough."""
+    if approximate:
+        return bounds.CAUTION_FACTOR["High"]
     if spending is None:
         return bounds.CAUTION_FACTOR[policy.caution]
     return bounds.WATCHED_FACTOR[policy.caution] if spending.adaptable else bounds.CAUTION_FACTOR["High"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import collections
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from recommender.api.recommendations import LossBudget
+from recommender.api.recommendations import LossBudget, Savings
+from recommender.discovery import Pod
 from recommender.keys import WorkloadKey
 from vllm_plugin.names import PREFIX
 
@@ -31,6 +33,13 @@ class Telemetry:
             "Pods of which only vLLM's own metrics are known: estimated, never sized.",
             registry=self.registry,
         )
+        self._without_plugin = Gauge(
+            _NAME + "pods_without_plugin",
+            "vLLM containers of opted-in namespaces without the plugin: Refused (the webhook says why on the pod), "
+            "NotAdmitted (it never saw the pod).",
+            ["namespace", "reason"],
+            registry=self.registry,
+        )
         self.workloads = Gauge(
             _NAME + "workloads", "Workloads by whether a size is recommended.", ["recommended"], registry=self.registry
         )
@@ -53,9 +62,45 @@ class Telemetry:
             ["namespace", "kind", "workload", "container"],
             registry=self.registry,
         )
+        labels = ["namespace", "kind", "workload", "container", "use"]
+        self._saved_gpus = Gauge(
+            PREFIX + "workload_savings_gpus",
+            "Memory given back by all pods, in GPUs: bankable, others can be placed there, or potential.",
+            labels,
+            registry=self.registry,
+        )
+        self._saved_money = Gauge(
+            PREFIX + "workload_savings_money_per_month",
+            "The same in money for 730 hours, where prices are known.",
+            [*labels, "currency"],
+            registry=self.registry,
+        )
+        self.object_writes = Counter(
+            _NAME + "object_writes",
+            "Writes to the API server by kind and outcome: written, conflict (others wrote the same fields; they were "
+            "taken over), refused, gone, throttled, failed.",
+            ["kind", "outcome"],
+            registry=self.registry,
+        )
+        self.object_writes_waiting = Gauge(
+            _NAME + "object_writes_waiting", "Objects that wait to be written.", registry=self.registry
+        )
+        self.watch_age_seconds = Gauge(
+            _NAME + "watch_age_seconds",
+            "Seconds since the API server was last heard of, by kind of object.",
+            ["kind"],
+            registry=self.registry,
+        )
         self.last_round = Gauge(
             _NAME + "last_round_timestamp_seconds", "When the last round of scrapes ended.", registry=self.registry
         )
+
+    def without_plugin(self, pods: Iterable[Pod]) -> None:
+        """All pods that there are without the plugin."""
+        counts = collections.Counter((pod.key.namespace, pod.missing.reason) for pod in pods if pod.missing is not None)
+        self._without_plugin.clear()
+        for (namespace, reason), count in counts.items():
+            self._without_plugin.labels(namespace, reason).set(count)
 
     def loss_budgets(self, accounts: Mapping[WorkloadKey, LossBudget]) -> None:
         """Those of all workloads that have one; nothing is left of the others."""
@@ -63,3 +108,16 @@ class Telemetry:
         for key, account in accounts.items():
             spent = account.spent_tokens / account.budget_tokens if account.budget_tokens else 0.0
             self._loss_budget.labels(key.namespace, key.workload.kind, key.workload.name, key.container).set(spent)
+
+    def savings(self, found: Mapping[WorkloadKey, Savings]) -> None:
+        """Those of all workloads that have a size; nothing is left of the others."""
+        self._saved_gpus.clear()
+        self._saved_money.clear()
+        for key, savings in found.items():
+            labels = (key.namespace, key.workload.kind, key.workload.name, key.container)
+            self._saved_gpus.labels(*labels, "bankable").set(savings.bankable_gpus)
+            self._saved_gpus.labels(*labels, "potential").set(savings.potential_gpus)
+            if savings.money is not None:
+                currency = savings.money.currency
+                self._saved_money.labels(*labels, "bankable", currency).set(savings.money.bankable_per_month)
+                self._saved_money.labels(*labels, "potential", currency).set(savings.money.potential_per_month)

@@ -1,4 +1,4 @@
-"""Which container of a pod serves with vLLM, and on which port, as far as its own fields tell. Pure.
+"""Which containers of a pod serve with vLLM, and on which port, as far as its own fields tell. Pure.
 
 The webhook has to be sure before it changes an argument; here a wrong guess costs one look at a port, since only what
 answers with vLLM's metrics counts.
@@ -17,13 +17,13 @@ _SERVES = re.compile(r"\bvllm\s+serve\b|\bvllm\.entrypoints\.")
 _PORT = re.compile(r"(?:^|\s)--port[=\s]\s*(\S+)")
 
 
-def vllm_container(pod: Raw) -> Raw | None:
-    """The container that the annotation names, else the first that looks like a vLLM server; None where none does."""
+def vllm_containers(pod: Raw) -> list[Raw]:
+    """The container that the annotation names, else all that look like vLLM servers."""
     containers: list[Raw] = (pod.get("spec") or {}).get("containers") or []
     named = ((pod.get("metadata") or {}).get("annotations") or {}).get(ANNOTATION_CONTAINER)
     if named is not None:
-        return next((one for one in containers if one["name"] == named), None)
-    return next((one for one in containers if _serves(one)), None)
+        return [one for one in containers if one["name"] == named]
+    return [one for one in containers if _serves(one)]
 
 
 def vllm_port(container: Raw) -> int | None:

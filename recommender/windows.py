@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from recommender.curves import HitRateCurve
-from recommender.histograms import EMPTY
-from recommender.intervals import Interval, Series
+from recommender.intervals import Columns, Series
 
 ROLLING_PARTS = 6
 """The rolling part of a window W is W/6: eight hours of 48 (docs/sizing.md)."""
@@ -21,43 +26,49 @@ def nearest_rank(values: Sequence[float], percentile: float) -> float:
     """The smallest of `values` that `percentile` percent of them do not exceed; 100 is the largest."""
     if not values:
         return 0.0
-    ordered = sorted(values)
-    return ordered[max(math.ceil(percentile / 100 * len(ordered)), 1) - 1]
+    return sorted(values)[rank_of(len(values), percentile)]
 
 
-@dataclass(frozen=True)
+def rank_of(count: int, percentile: float) -> int:
+    """The place of `nearest_rank` among `count` values in ascending order."""
+    return max(math.ceil(percentile / 100 * count), 1) - 1
+
+
 class Window:
     """What was seen of a workload in the `seconds` before `end`: each engine of each pod is a series."""
 
-    end: float
-    seconds: float
-    series: tuple[Series, ...]
+    def __init__(
+        self, end: float, seconds: float, known: Sequence[Series], columns: Columns, lengths: NDArray[np.int64]
+    ) -> None:
+        """`known`: the series that have intervals here, their earlier and later ones too; `columns`: the intervals,
+        series by series; `lengths`: how many each has."""
+        self.end = end
+        self.seconds = seconds
+        self.columns = columns
+        self.lengths = lengths
+        self._known = known
 
     @classmethod
     def of(cls, series: Sequence[Series], end: float, seconds: float) -> Window:
         """The window over those intervals of `series` of which the larger part lies in it."""
-        begin = end - seconds
-        kept = tuple(
-            replace(one, intervals=tuple(it for it in one.intervals if begin < it.middle <= end)) for one in series
+        seen = [one for one in series if len(one.columns)]
+        lengths = np.array([len(one.columns) for one in seen], np.int64)
+        return cls(end, seconds, seen, Columns.together([one.columns for one in seen]), lengths)._cut(end, seconds)
+
+    @cached_property
+    def series(self) -> tuple[Series, ...]:
+        """Each engine with its intervals of the window."""
+        bounds = itertools.pairwise([0, *self.lengths.cumsum().tolist()])
+        return tuple(
+            replace(one, intervals=self.columns[first:last])
+            for one, (first, last) in zip(self._known, bounds, strict=True)
         )
-        return cls(end, seconds, tuple(one for one in kept if one.intervals))
 
-    @property
-    def intervals(self) -> Iterator[Interval]:
-        return (interval for one in self.series for interval in one.intervals)
-
-    @property
+    @cached_property
     def covered_seconds(self) -> float:
         """How much of the window holds data of at least one pod."""
-        covered: dict[float, float] = {}
-        for one in self.series:
-            of_engine: dict[float, float] = {}
-            for interval in one.intervals:
-                seen = of_engine.get(interval.start, 0.0) + interval.covered_seconds
-                of_engine[interval.start] = min(seen, interval.seconds)
-            for start, seconds in of_engine.items():
-                covered[start] = max(covered.get(start, 0.0), seconds)
-        return min(sum(covered.values()), self.seconds)
+        of_any: list[float] = self.covered_by_start[1].max(axis=0, initial=0.0).tolist()
+        return min(sum(of_any), self.seconds)
 
     @property
     def coverage_percent(self) -> float:
@@ -65,52 +76,84 @@ class Window:
 
     @property
     def samples(self) -> int:
-        return sum(interval.samples for interval in self.intervals)
+        return self.columns.total("samples")
 
     @property
     def first(self) -> float | None:
         """When the first interval of the window begins."""
-        return min((interval.start for interval in self.intervals), default=None)
+        return float(self.columns.rows["start"].min()) if len(self.columns) else None
 
     @property
     def last(self) -> float | None:
         """When the last interval of the window ends."""
-        return max((interval.end for interval in self.intervals), default=None)
+        return float(self.columns.ends.max()) if len(self.columns) else None
 
-    @property
+    @cached_property
     def requests(self) -> int:
-        return sum(interval.requests for interval in self.intervals)
+        return self.columns.total("requests")
 
-    @property
+    @cached_property
     def lookup_tokens(self) -> int:
-        return sum(interval.lookup_tokens for interval in self.intervals)
+        return self.columns.total("lookup_tokens")
 
     @property
     def hit_tokens(self) -> int:
-        return sum(interval.hit_tokens for interval in self.intervals)
+        return self.columns.total("hit_tokens")
 
-    @property
+    @cached_property
     def preemptions(self) -> int:
-        return sum(interval.preemptions for interval in self.intervals)
+        return self.columns.total("preemptions")
 
     @property
     def admissions_blocked(self) -> int:
-        return sum(interval.admissions_blocked for interval in self.intervals)
+        return self.columns.total("admissions_blocked")
 
     @property
     def hit_rate(self) -> float | None:
         """vLLM's own hit rate over the window; None where nothing was looked up."""
         return self.hit_tokens / self.lookup_tokens if self.lookup_tokens else None
 
-    @property
+    @cached_property
     def blocked_share(self) -> float:
         """Of the pod that waited most: its blocked admissions ÷ its requests."""
-        return max((_blocked_share(one.intervals) for one in self.series), default=0.0)
+        if not self.admissions_blocked:
+            return 0.0
+        # An admission that still waits may belong to a request that is counted later.
+        sums = zip(self.totals("admissions_blocked"), self.totals("requests"), strict=True)
+        return max(blocked / max(requests, blocked) for blocked, requests in sums if blocked)
+
+    @property
+    def largest_capacity_bytes(self) -> int:
+        """The largest pool seen in the window; 0 in an empty one."""
+        return int(self.columns.rows["capacity_bytes"].max(initial=0))
+
+    @property
+    def block_tokens(self) -> int:
+        return self._known[0].facts.block_tokens if self._known else 1
+
+    @property
+    def has_one_block_size(self) -> bool:
+        return len({one.facts.block_tokens for one in self._known}) <= 1
+
+    @property
+    def approximate(self) -> bool:
+        """Whether a curve is an approximation, as that of a model with sliding windows."""
+        return any(one.facts.windows for one in self._known)
+
+    def totals(self, column: str) -> list[int]:
+        """The sum of a column for each series."""
+        if not len(self.columns):
+            return []
+        sums: list[int] = np.add.reduceat(self.columns.rows[column], self._first_rows).tolist()
+        return sums
+
+    @cached_property
+    def _curve(self) -> HitRateCurve:
+        return HitRateCurve(self.columns.cumulative(), self.block_tokens, self.lookup_tokens)
 
     def curve(self) -> HitRateCurve:
         """The curve of all pods together: the hit rate that the workload as a whole would have had."""
-        reuse = sum((interval.reuse for interval in self.intervals), EMPTY)
-        return HitRateCurve.of(reuse, self._block_tokens, self.lookup_tokens)
+        return self._curve
 
     def curves(self, coverage_percent: float) -> Iterator[HitRateCurve]:
         """The curve of all pods together, and of each that was there for `coverage_percent` of the window.
@@ -120,42 +163,74 @@ class Window:
         yield self.curve()
         if len(self.series) > 1:
             for one in self.series:
-                alone = replace(self, series=(one,))
+                alone = Window(self.end, self.seconds, (one,), one.columns, np.array([len(one.columns)]))
                 if alone.coverage_percent >= coverage_percent:
                     yield alone.curve()
 
     def demand_peaks(self) -> list[float]:
         """The highest demand of any pod, for each interval."""
-        return self._worst_of_each_interval(lambda interval: interval.demand_peak_bytes)
+        return self._worst_of_each_interval("demand_peak_bytes")
 
     def active_peaks(self) -> list[float]:
         """The most that running requests of any pod held, for each interval."""
-        return self._worst_of_each_interval(lambda interval: interval.active_peak_bytes)
+        return self._worst_of_each_interval("active_peak_bytes")
 
     def latest(self, seconds: float) -> Window:
         """The last `seconds` of the window."""
-        return Window.of(self.series, self.end, seconds)
+        return self._cut(self.end, seconds)
+
+    def part_ends(self) -> list[float]:
+        """Where the rolling parts end, the newest first."""
+        stride = self.seconds / STRIDES
+        return [self.end - step * stride for step in range(STRIDES - STRIDES // ROLLING_PARTS + 1)]
 
     def rolling(self, coverage_percent: float) -> Iterator[Window]:
         """Every part of W/6, by strides of W/48, that is covered as the policy asks of the whole."""
-        part, stride = self.seconds / ROLLING_PARTS, self.seconds / STRIDES
-        for step in range(STRIDES - STRIDES // ROLLING_PARTS + 1):
-            window = Window.of(self.series, self.end - step * stride, part)
+        for end in self.part_ends():
+            window = self._cut(end, self.seconds / ROLLING_PARTS)
             if window.coverage_percent >= coverage_percent and window.lookup_tokens:
                 yield window
 
-    @property
-    def _block_tokens(self) -> int:
-        return self.series[0].facts.block_tokens if self.series else 1
+    @cached_property
+    def covered_by_start(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The different starts of intervals; and how much of each was seen of each series (series, starts)."""
+        starts, order, first = self._starts
+        own = np.empty(len(order), np.int64)
+        own[order] = np.repeat(np.arange(len(starts)), np.diff(first, append=len(order)))
+        rows, shape = self.columns.rows, (len(self.lengths), len(starts))
+        place = np.repeat(np.arange(len(self.lengths)), self.lengths) * len(starts) + own
+        # A recommender that stopped and started again in an interval has stored two pieces of it.
+        seen = np.bincount(place, rows["covered_seconds"], shape[0] * shape[1])
+        length = np.zeros(shape[0] * shape[1])
+        length[place] = rows["seconds"]
+        return starts, np.minimum(seen, length).reshape(shape)
 
-    def _worst_of_each_interval(self, peak: Callable[[Interval], int]) -> list[float]:
-        worst: dict[float, float] = {}
-        for interval in self.intervals:
-            worst[interval.start] = max(worst.get(interval.start, 0.0), peak(interval))
-        return list(worst.values())
+    def _cut(self, end: float, seconds: float) -> Window:
+        """Those intervals of which the larger part lies in the `seconds` before `end`."""
+        middles = self.columns.middles
+        inside = (end - seconds < middles) & (middles <= end)
+        if inside.all():
+            return Window(end, seconds, self._known, self.columns, self.lengths)
+        lengths = np.add.reduceat(inside, self._first_rows, dtype=np.int64)
+        known = [one for one, length in zip(self._known, lengths.tolist(), strict=True) if length]
+        return Window(end, seconds, known, self.columns.kept(inside), lengths[lengths > 0])
 
+    @cached_property
+    def _first_rows(self) -> NDArray[np.int64]:
+        return np.concatenate(([0], self.lengths.cumsum()[:-1]))
 
-def _blocked_share(intervals: Sequence[Interval]) -> float:
-    blocked = sum(interval.admissions_blocked for interval in intervals)
-    # An admission that still waits may belong to a request that is counted later.
-    return blocked / max(sum(interval.requests for interval in intervals), blocked) if blocked else 0.0
+    @cached_property
+    def _starts(self) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+        """The different starts of intervals, ascending; the rows in that order, and where those of each begin."""
+        starts = self.columns.rows["start"]
+        order = np.argsort(starts, kind="stable")
+        ordered = starts[order]
+        first = np.concatenate(([True], ordered[1:] != ordered[:-1]))[: len(ordered)].nonzero()[0]
+        return ordered[first], order, first
+
+    def _worst_of_each_interval(self, peak: str) -> list[float]:
+        _, order, first = self._starts
+        if not len(order):
+            return []
+        worst: list[float] = np.maximum.reduceat(self.columns.rows[peak][order].astype(np.float64), first).tolist()
+        return worst

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from recommender.api.automation import Automation
 from recommender.api.object_store import Raw
@@ -40,7 +41,7 @@ class WorkloadState:
     previous: VLLMRecommendation | None
     owner: Raw | None
 
-    @property
+    @cached_property
     def fingerprint(self) -> str | None:
         """That of the newest pod: what the next one will most likely be made from."""
         newest = max(self.reports, key=lambda report: (report.pod.created_at, report.pod.name), default=None)
@@ -48,7 +49,7 @@ class WorkloadState:
             return newest.pod.fingerprint
         return self.previous.status.fingerprint if self.previous else None
 
-    @property
+    @cached_property
     def current(self) -> tuple[PodReport, ...]:
         """The pods of the newest fingerprint."""
         return tuple(report for report in self.reports if report.pod.fingerprint == self.fingerprint)

@@ -13,6 +13,7 @@ import typer
 
 from vllm_plugin.names import DEFAULT_PORT, VERSION
 from vllm_rightsizer.errors import UsageError, UserError, require_folder
+from vllm_rightsizer.output import write_out
 
 app = typer.Typer(
     name="vllm-rightsizer",
@@ -43,8 +44,14 @@ class ExplanationOutput(StrEnum):
 
 
 Objects = Annotated[Path, typer.Option(help="Folder in which the objects lie that an API server would keep.")]
+PriceFile = Annotated[
+    Path | None, typer.Option("--prices", help="Your prices of GPUs, YAML or JSON; without it, a dated table.")
+]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Kubeconfig = Annotated[
+    Path | None, typer.Option(help="How the API server is reached; without it, by the pod's service account.")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -83,9 +90,7 @@ def webhook(
     plugin_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of the plugin's metrics in the pods.")
     ] = DEFAULT_PORT,
-    kubeconfig: Annotated[
-        Path | None, typer.Option(help="How the API server is reached; without it, by the pod's service account.")
-    ] = None,
+    kubeconfig: Kubeconfig = None,
     namespace: Annotated[
         str | None, typer.Option("--namespace", "-n", help="Of the Service and the Secret; by default the pod's own.")
     ] = None,
@@ -121,15 +126,22 @@ def webhook(
 
 @app.command()
 def recommender(
-    objects: Objects,
     history: Annotated[Path, typer.Option(help="File in which the measurements are kept.")],
+    objects: Annotated[
+        Path | None, typer.Option(help="Folder in which the objects lie, where there is no API server.")
+    ] = None,
     host: Host = "127.0.0.1",
     port: Port = 9416,
+    kubeconfig: Kubeconfig = None,
+    context: Annotated[str | None, typer.Option(help="Of the kubeconfig; without it, the current one.")] = None,
+    prices: PriceFile = None,
 ) -> None:
     """Run the recommender, which measures vLLM pods and says what they need."""
     from vllm_rightsizer.servers import run_recommender
 
-    run_recommender(objects, history, host, port)
+    if context is not None and kubeconfig is None:
+        raise UsageError("--context names a context of a kubeconfig: give its file with --kubeconfig")
+    run_recommender(objects, history, host, port, kubeconfig=kubeconfig, context=context, prices=prices)
 
 
 @app.command()
@@ -160,7 +172,7 @@ def admit(
         answer = admit_json(sys.stdin.buffer.read(), objects)
     except ValueError as error:
         raise UsageError(f"stdin: {error}") from error
-    print(answer.decode())
+    write_out(f"{answer.decode()}\n")
 
 
 @app.command()
@@ -180,7 +192,7 @@ def rewrite(
     name = "stdin" if file == "-" else file
     text = _text_of(file)
     manifest = rewrite_manifest(text, name, kv_bytes, None if utilization is None else _rounded_up(utilization))
-    sys.stdout.write(manifest.diff(name.lstrip("/")) if output is ManifestOutput.DIFF else manifest.after)
+    write_out(manifest.diff(name.lstrip("/")) if output is ManifestOutput.DIFF else manifest.after)
     for note in manifest.notes:
         print(f"left alone: {note}", file=sys.stderr)
     if manifest.before.rstrip() != text.rstrip():
@@ -225,6 +237,20 @@ def what_if(
 
 
 @app.command()
+def plan(
+    objects: Objects,
+    prices: PriceFile = None,
+    output: Annotated[
+        ExplanationOutput, typer.Option("--output", "-o", help="What to print.")
+    ] = ExplanationOutput.TEXT,
+) -> None:
+    """Show which workloads fit together on which GPUs after right-sizing, and how many GPUs that frees."""
+    from vllm_rightsizer.plan import print_plan
+
+    print_plan(objects, prices, as_json=output is ExplanationOutput.JSON)
+
+
+@app.command()
 def crds(
     folder: Annotated[Path | None, typer.Option(help="Write one file a kind there, and print nothing.")] = None,
 ) -> None:
@@ -232,7 +258,7 @@ def crds(
     from vllm_rightsizer.definitions import as_yaml, write_files
 
     if folder is None:
-        sys.stdout.write(as_yaml())
+        write_out(as_yaml())
     else:
         write_files(folder)
 

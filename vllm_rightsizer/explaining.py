@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from recommender.api.object_store import FileObjectStore
-from recommender.api.recommendations import EstimatedPool
+from recommender.api.recommendations import EstimatedPool, RecommendationStatus, Savings
 from recommender.api.units import format_bytes
 from recommender.explanations import Explanation, IntervalRow, NothingToExplainError, explain
 from recommender.history_files import HistoryError
@@ -60,6 +60,8 @@ def _print(console: Console, explanation: Explanation) -> None:
         console.print(f"  {escape(explanation.decision)}", highlight=False)
     if explanation.policy_fault:
         console.print(f"[red]Policy: {escape(explanation.policy_fault)}[/]")
+    _savings(console, status)
+    _would_change(console, status)
     _settings(console, explanation)
     _guards(console, explanation)
     _bounds(console, explanation)
@@ -76,6 +78,49 @@ def _estimate(estimated: EstimatedPool) -> str:
         f"({estimated.kv_block_tokens} tokens each) are needed, with probability {estimated.confidence:.2f}. "
         "It is never applied."
     )
+
+
+def _savings(console: Console, status: RecommendationStatus) -> None:
+    savings = status.savings
+    if savings is None:
+        return
+    columns = ("", "of each GPU", "of all pods, in GPUs")
+    money = savings.money
+    table = _table("Savings", *columns, f"{money.currency} a month, prices of {money.priced_at}" if money else "money")
+    none = "unknown" if money is None else ""
+    for name, size, gpus, month in (
+        (
+            "bankable: others can be placed there",
+            savings.bankable_bytes,
+            savings.bankable_gpus,
+            money.bankable_per_month if money else None,
+        ),
+        (
+            "potential: free, and promised to the pods",
+            savings.potential_bytes,
+            savings.potential_gpus,
+            money.potential_per_month if money else None,
+        ),
+    ):
+        table.add_row(name, format_bytes(size), f"{gpus:.2f}", none if month is None else f"{month:.2f}")
+    _print_rows(console, table)
+    why = _why_this_money(savings)
+    if why:
+        console.print(f"  {escape(why)}", highlight=False)
+
+
+def _why_this_money(savings: Savings) -> str | None:
+    if savings.money is None:
+        return f"No price: {savings.no_price}" if savings.no_price else None
+    return f"{savings.money.gpu_hour:g} {savings.money.currency} for an hour of a GPU: {savings.money.source}"
+
+
+def _would_change(console: Console, status: RecommendationStatus) -> None:
+    if status.would_change is None:
+        return
+    console.print("\n[bold]Dry run: what would change in a pod[/]")
+    for line in status.would_change:
+        console.print(escape(line), highlight=False)
 
 
 def _settings(console: Console, explanation: Explanation) -> None:

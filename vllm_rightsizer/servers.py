@@ -39,14 +39,17 @@ def run_webhook(listening: dict[str, Any], injecting: dict[str, Any], cluster: d
         raise UserError(str(error)) from error
 
 
-def run_recommender(objects: Path, history: Path, host: str, port: int) -> None:
-    """Serve until a signal ends it."""
+def run_recommender(objects: Path | None, history: Path, host: str, port: int, **more: Any) -> None:
+    """Serve until a signal ends it. `more`: further fields of `RecommenderSettings`."""
+    from recommender.api.apiserver.connection import CredentialsError
     from recommender.api.listening import ListenError
     from recommender.history_files import HistoryError
+    from recommender.prices import PricesError
     from recommender.service import RecommenderSettings, serve
 
-    require_folder(objects)
+    if objects is not None:
+        require_folder(objects)
     try:
-        serve(RecommenderSettings(objects=objects, history=history, host=host, port=port))
-    except (HistoryError, ListenError) as error:
+        serve(RecommenderSettings(objects=objects, history=history, host=host, port=port, **more))
+    except (CredentialsError, HistoryError, ListenError, PricesError) as error:
         raise UserError(str(error)) from error

@@ -13,7 +13,9 @@ from typing import Any
 from recommender.api.recommendations import VLLMRecommendation
 from vllm_plugin.names import GROUP
 
+KIND = "ResourceClaimTemplate"
 DEVICE_CLASS = "gpu.nvidia.com"
+LABEL_RECOMMENDATION = f"{GROUP}/recommendation"
 _DIGITS = 8
 _MEBIBYTE = 1 << 20
 
@@ -43,25 +45,29 @@ def claim_template_name(recommendation: str, request_bytes: int, gpus: int) -> s
     return f"{recommendation}-{hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]}"
 
 
+def claim_labels(recommendation: str) -> dict[str, str]:
+    """By which the templates of a recommendation are found."""
+    return {"app.kubernetes.io/managed-by": "vllm-rightsizer", LABEL_RECOMMENDATION: recommendation}
+
+
 def claim_template(recommendation: VLLMRecommendation, request_bytes: int, gpus: int) -> dict[str, Any]:
-    """The object, in the recommendation's namespace and owned by it."""
+    """The object, in the recommendation's namespace, and owned by it where that has a UID to be known by."""
     metadata = recommendation.metadata
+    owner = {
+        "apiVersion": recommendation.api_version,
+        "kind": recommendation.kind,
+        "name": metadata.name,
+        "uid": metadata.uid,
+        "blockOwnerDeletion": False,
+    }
     return {
         "apiVersion": "resource.k8s.io/v1",
-        "kind": "ResourceClaimTemplate",
+        "kind": KIND,
         "metadata": {
             "name": claim_template_name(metadata.name, request_bytes, gpus),
             "namespace": metadata.namespace,
-            "labels": {"app.kubernetes.io/managed-by": "vllm-rightsizer", f"{GROUP}/recommendation": metadata.name},
-            "ownerReferences": [
-                {
-                    "apiVersion": recommendation.api_version,
-                    "kind": recommendation.kind,
-                    "name": metadata.name,
-                    "uid": metadata.uid or "",
-                    "blockOwnerDeletion": False,
-                }
-            ],
+            "labels": claim_labels(metadata.name),
+            **({"ownerReferences": [owner]} if metadata.uid else {}),
         },
         "spec": {"spec": claim_spec(request_bytes, gpus)},
     }

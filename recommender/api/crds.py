@@ -56,6 +56,7 @@ _LISTINGS = (
             ("Caution", "string", ".spec.caution"),
             ("Strategy", "string", ".spec.strategy"),
             ("Mode", "string", ".spec.mode"),
+            _condition("Valid"),
         ),
     ),
     _Listing(

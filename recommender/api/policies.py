@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from recommender.api.objects import ApiModel, ApiObject, Duration, Quantity, rules
+from recommender.api.objects import ApiModel, ApiObject, Condition, Duration, Quantity, listed_by, rules
 from recommender.api.owner_groups import CustomOwnerGroup
 from recommender.api.sharing import Emitter
 from recommender.api.units import parse_duration, parse_quantity
@@ -15,6 +15,8 @@ DEFAULT_POLICY = "default"
 """The policy of a workload for which nobody names one."""
 
 CLUSTER_AUTOMATION_NAME = "default"
+
+VALID = "Valid"
 
 
 class HitRateLoss(ApiModel):
@@ -107,6 +109,15 @@ class PolicySpec(ApiModel):
         return None if self.max_kv is None else parse_quantity(self.max_kv)
 
 
+class PolicyStatus(ApiModel):
+    """What the recommender makes of a policy."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    conditions: list[Condition] = Field(default_factory=list, json_schema_extra=listed_by("type"))
+    """Valid: whether workloads are sized by the policy as it stands, or by its last valid version."""
+
+
 class VLLMPolicy(ApiObject):
     """How workloads are sized that name it; the one called `default` sizes all that name none."""
 
@@ -116,6 +127,7 @@ class VLLMPolicy(ApiObject):
 
     kind: Literal["VLLMPolicy"] = "VLLMPolicy"
     spec: PolicySpec = PolicySpec()
+    status: PolicyStatus = PolicyStatus()
 
 
 class AutomatedNamespaceSpec(ApiModel):

@@ -154,6 +154,23 @@ class Target(ApiModel):
     """The rule that decided."""
 
 
+class Money(ApiModel):
+    """What is saved in a month of 730 hours, by prices of a certain day."""
+
+    currency: str
+    """Currency of the amounts."""
+    bankable_per_month: float
+    """Of what others can be placed on."""
+    potential_per_month: float
+    """Of what is free and promised to the pods all the same."""
+    gpu_hour: float
+    """Price of a GPU for an hour; the average, where the pods' GPUs differ."""
+    priced_at: str
+    """Day of the prices."""
+    source: str
+    """Who named the price."""
+
+
 class Savings(ApiModel):
     """What a pod gives back, per rank; negative where the recommendation is to grow."""
 
@@ -161,6 +178,18 @@ class Savings(ApiModel):
     """Bytes given back."""
     share_of_pool: float
     """The same as a share of the KV cache of today."""
+    bankable_bytes: int = 0
+    """Of the bytes given back, those that the pod asks of no GPU scheduler any more: others can be placed there."""
+    potential_bytes: int = 0
+    """Of the bytes given back, those that are free on the GPU and promised to the pod all the same."""
+    bankable_gpus: float = Field(default=0.0, alias="bankableGPUs")
+    """The bankable bytes of all pods, in GPUs."""
+    potential_gpus: float = Field(default=0.0, alias="potentialGPUs")
+    """The potential bytes of all pods, in GPUs."""
+    money: Money | None = None
+    """What these GPUs cost; absent where no price is known."""
+    no_price: str | None = None
+    """Why no price is known, and what to do about it."""
 
 
 class Coverage(ApiModel):
@@ -228,6 +257,8 @@ class RecommendationStatus(ApiModel):
     """The day's loss budget, where the policy has one."""
     claim_template: str | None = None
     """The ResourceClaimTemplate that pods may point at, where GPUs are allocated by claims."""
+    would_change: list[str] | None = None
+    """In a dry run, what would change in a pod: a line for each option, variable or request."""
     conditions: list[Condition] = Field(default_factory=list, json_schema_extra=listed_by("type"))
     """PluginReporting, CoverageSufficient, Recommended, Applied, Verified, Degraded."""
 

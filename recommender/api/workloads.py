@@ -17,6 +17,8 @@ LWS_NAME = "leaderworkerset.sigs.k8s.io/name"
 LWS_SIZE = "leaderworkerset.sigs.k8s.io/size"
 """An annotation of each of its pods; the name is a label."""
 KSERVE_NAME = "serving.kserve.io/inferenceservice"
+KSERVE_GENERATION = "isvc.generation"
+"""A label of the pods of an InferenceService over several nodes, head and workers, and of no others."""
 OWNER_GROUP_KIND = "OwnerGroup"
 """Kind of a workload that labels make; there is no such object."""
 _NAME_LIMIT = 63
@@ -28,7 +30,7 @@ _FIRST_MINUTE, _LAST_MINUTE = 24_000_000, 70_000_000
 """Minutes since 1970 of the years 2015 to 2103: a date such as 20260101 at a name's end is none of them."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class WorkloadRef:
     """The top owner of a pod: API group (without version), kind and name. A bare pod is its own workload."""
 

@@ -54,15 +54,17 @@ class ApiServer:
     Credentials that end (tokens, what exec plugins gave, a new CA) are read again where the server refuses them.
     """
 
-    def __init__(self, kubeconfig: Path | None, configuration: Configuration) -> None:
+    def __init__(self, kubeconfig: Path | None, context: str | None, configuration: Configuration) -> None:
         self._kubeconfig = kubeconfig
+        self._context = context
         self._use(configuration)
         self._loaded_at = time.monotonic()
 
     @classmethod
-    async def connect(cls, kubeconfig: Path | None = None) -> ApiServer:
-        """By the file `kubeconfig`, or without one by the service account of the pod. Raises `CredentialsError`."""
-        return cls(kubeconfig, await _configuration(kubeconfig))
+    async def connect(cls, kubeconfig: Path | None = None, context: str | None = None) -> ApiServer:
+        """By the file `kubeconfig` and, of its contexts, `context` or else the current one; or without a file by the
+        service account of the pod. Raises `CredentialsError`."""
+        return cls(kubeconfig, context, await _configuration(kubeconfig, context))
 
     @property
     def url(self) -> str:
@@ -130,7 +132,7 @@ class ApiServer:
             return
         self._loaded_at = time.monotonic()
         try:
-            configuration = await _configuration(self._kubeconfig)
+            configuration = await _configuration(self._kubeconfig, self._context)
         except CredentialsError as error:
             logger.warning("the API server refuses the credentials, and there are no others: %s", error)
             return
@@ -143,14 +145,17 @@ class ApiServer:
         self._transport = RESTClientObject(configuration)
 
 
-async def _configuration(kubeconfig: Path | None) -> Configuration:
+async def _configuration(kubeconfig: Path | None, context: str | None) -> Configuration:
     configuration = Configuration()
     try:
         if kubeconfig is None:
             load_incluster_config(client_configuration=configuration)
         else:
             await load_kube_config(
-                config_file=str(kubeconfig), client_configuration=configuration, persist_config=False
+                config_file=str(kubeconfig),
+                context=context,
+                client_configuration=configuration,
+                persist_config=False,
             )
     except (ConfigException, OSError, ValueError) as error:
         if kubeconfig is None:

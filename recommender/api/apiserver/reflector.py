@@ -54,7 +54,7 @@ class Pace:
     The API server sends a bookmark about every minute; a connection that is silent for longer than `silence` is dead.
     """
 
-    page: int = 250
+    page: int = 100
     first_delay: float = 0.2
     longest_delay: float = 10.0
     look_again: float = 30.0

@@ -17,6 +17,11 @@ class Resource:
     plural: str
     kind: str
 
+    @property
+    def api_version(self) -> str:
+        """As objects of the kind say it: group and version, of the core the version alone."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
     def path(self, namespace: str | None = None, name: str | None = None) -> str:
         """The address of the collection, of its part in `namespace`, or of the object `name`."""
         parts = ["api", self.version] if not self.group else ["apis", self.group, self.version]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -48,6 +50,7 @@ spec:
   - port: 80
 """
 FLAGS = ["--gpu-memory-utilization=0.5000", "--kv-cache-memory-bytes=4294967296"]
+NO_END = "has no end, or is nested too deeply: take out the alias that refers to what it stands in"
 
 
 def rewrite(cli: Cli, file: Path | str, *more: str, stdin: str = "") -> CompletedProcess[str]:
@@ -125,6 +128,8 @@ def test_shared_nodes_are_changed_once(cli: Cli) -> None:
         ),
         ("kind: a\nkind: b", "stdin is no YAML: found duplicate key"),
         ("a: 1", "stdin holds something that is no Kubernetes object: it has no `kind`"),
+        ("kind: Pod\nspec: &spec {containers: [{name: a, image: vllm/vllm-openai}], again: *spec}", f"stdin {NO_END}"),
+        ("[" * 400 + "]" * 400, f"stdin {NO_END}"),
     ],
 )
 def test_what_is_no_manifest(cli: Cli, text: str, message: str) -> None:
@@ -132,6 +137,16 @@ def test_what_is_no_manifest(cli: Cli, text: str, message: str) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith(f"vllm-rightsizer: {message}")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_no_room_for_the_output(manifest: Path) -> None:
+    command = [sys.executable, "-m", "vllm_rightsizer", "rewrite", "-f", str(manifest), "--kv-bytes", "4294967296"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "vllm-rightsizer: the output cannot be written (No space left on device): make room, or send it elsewhere\n",
+    )
 
 
 def test_a_manifest_that_is_not_there(cli: Cli, tmp_path: Path) -> None:

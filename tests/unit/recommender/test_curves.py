@@ -6,13 +6,14 @@ import random
 from bisect import bisect_left, bisect_right
 from itertools import accumulate
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from synthetic import BLOCK_BYTES, BLOCK_TOKENS, buckets_of, packed
+from synthetic import BLOCK_BYTES, BLOCK_TOKENS, packed
 
 from recommender.curves import HitRateCurve
-from recommender.histograms import UnreadableHistogramError, from_blob, pack, to_blob, unpack
+from recommender.histograms import counts_of, pack, packed_of, smallest_type, unpack
 from vllm_plugin.names import REUSE_BUCKET_BOUNDS
 
 Distances = list[int | None]
@@ -34,7 +35,7 @@ def lru_distances(accesses: list[int]) -> Distances:
 
 
 def curve_of(distances: Distances) -> HitRateCurve:
-    return HitRateCurve.of(packed(distances), BLOCK_TOKENS, max(len(distances), 1) * BLOCK_TOKENS)
+    return HitRateCurve(unpack(packed(distances)), BLOCK_TOKENS, max(len(distances), 1) * BLOCK_TOKENS)
 
 
 def hits(distances: Distances, blocks: int) -> int:
@@ -130,7 +131,7 @@ def test_hit_rate_at_a_bound_is_exact() -> None:
 
 
 def test_nothing_looked_up_needs_nothing() -> None:
-    curve = HitRateCurve.of(0, BLOCK_TOKENS, 0)
+    curve = HitRateCurve((0,) * 146, BLOCK_TOKENS, 0)
     assert curve.hit_rate(1e9) == 0.0
     assert curve.knee(0.01, 1e9) == 0.0
 
@@ -147,15 +148,15 @@ def test_packing_is_lossless_and_adds(counts: list[int]) -> None:
     cumulative = list(accumulate(counts))
     both = pack(cumulative) + pack(cumulative)
     assert unpack(both) == tuple(2 * count for count in cumulative)
-    assert from_blob(to_blob(both)) == both
+    single = counts_of([both, pack(cumulative)], 2**60)
+    assert single.tolist() == [[2 * count for count in counts], counts]
+    assert packed_of(single.astype(smallest_type(single))[0, :-1], 2 * counts[-1]) == both
 
 
-@pytest.mark.parametrize("blob", [b"", b"nonsense", b"x\x9c\x03\x00\x00\x00\x00\x01"])
-def test_a_spoilt_blob_is_refused(blob: bytes) -> None:
-    with pytest.raises(UnreadableHistogramError):
-        from_blob(blob)
-
-
-def test_a_stored_histogram_is_small() -> None:
-    assert len(to_blob(packed(lru_distances(zipf(3000, 900, 4))))) < 400
-    assert len(buckets_of([])) == 146
+@pytest.mark.parametrize(("largest", "width"), [(0, 2), (65_535, 2), (65_536, 4), (2**32 - 1, 4), (2**32, 8)])
+def test_a_stored_histogram_is_as_wide_as_its_counts(largest: int, width: int) -> None:
+    counts = np.zeros((1, 146), np.int64)
+    counts[0, 7] = largest
+    narrow = counts.astype(smallest_type(counts))
+    assert narrow.itemsize == width
+    assert narrow.tolist() == counts.tolist()

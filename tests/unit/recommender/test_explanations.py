@@ -15,7 +15,7 @@ from recommender.api.object_store import FileObjectStore
 from recommender.api.policies import PolicySpec
 from recommender.evaluation import evaluate
 from recommender.explanations import NothingToExplainError, explain
-from recommender.history import History
+from recommender.history import History, Memory
 from recommender.history_files import HistoryError
 from recommender.intervals import ClosedInterval, Series
 from recommender.resolution import ResolvedPolicy
@@ -50,7 +50,8 @@ def fill(folder: Path, one: Series) -> FileObjectStore:
         evaluation = evaluate(state, (one,), (), NOW)
         sizing = evaluation.assessment.sizing
         if sizing and sizing.candidate_bytes:
-            history.add_candidate(KEY, one.key.fingerprint, POLICY.digest, NOW, sizing.candidate_bytes, NOW + W)
+            asked = sizing.candidate_bytes
+            history.remember([Memory(KEY, one.key.fingerprint, POLICY.digest, NOW, asked, NOW + W, None, NOW + W)])
     store.apply(evaluation.recommendation.to_json())
     return store
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from recommender.api.object_store import FileObjectStore
 from recommender.api.recommendations import VLLMRecommendation
 from recommender.api.workloads import recommendation_name
-from recommender.discovery import bare_pods, injected_pods
+from recommender.discovery import Pod, census_of, discover
 from recommender.history import History
 from recommender.recommending import Recommender
 from recommender.scraping import Scraper
@@ -181,6 +181,10 @@ def test_where_vllms_own_page_is(stand_store: FileObjectStore, container: dict[s
     assert [one.vllm_address for one in bare_pods(stand_store)] == ([] if port is None else [("127.0.0.1", port)])
 
 
+def bare_pods(store: FileObjectStore) -> list[Pod]:
+    return list(discover(census_of(store)).bare)
+
+
 @pytest.fixture
 def stand_store(tmp_path: Path) -> FileObjectStore:
     store = FileObjectStore(tmp_path)
@@ -192,7 +196,6 @@ def stand_store(tmp_path: Path) -> FileObjectStore:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"labels": {names.LABEL_INJECTED: "true"}},
         {"annotations": {names.ANNOTATION_EXCLUDE: "true"}},
         {"namespace": "elsewhere"},
         {"deletionTimestamp": "2026-11-21T06:00:00Z"},
@@ -220,5 +223,5 @@ def test_an_annotation_names_the_container(stand_store: FileObjectStore) -> None
 
 def test_an_injected_pod_has_both_addresses(stand_store: FileObjectStore) -> None:
     stand_store.apply(silent_pod(9415, 8080))
-    (pod,) = injected_pods(stand_store)
+    (pod,) = discover(census_of(stand_store)).injected
     assert (pod.address, pod.vllm_address) == (("127.0.0.1", 9415), ("127.0.0.1", 8080))

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sqlite3
-import subprocess
-import sys
-import textwrap
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +11,16 @@ import pytest
 from synthetic import BLOCK_BYTES, KEY, facts, packed
 
 from recommender.histograms import BUCKETS
-from recommender.history import History, HistoryReader
+from recommender.history import History, HistoryReader, Memory
 from recommender.history_files import HistoryError, HistoryInUseError, UnreadableHistoryError
+from recommender.history_rows import seal
 from recommender.intervals import ClosedInterval, Interval
 from recommender.keys import SeriesKey
 from recommender.samples import Counters
 from recommender.standings import Standing
 
 FINGERPRINT = "f" * 16
+NOTHING = Memory(KEY, FINGERPRINT, "", 0.0, None, 0.0, None, 0.0)
 
 
 def closed(start: float, pod: str = "llama-0", fingerprint: str = FINGERPRINT, requests: int = 7) -> ClosedInterval:
@@ -65,8 +61,8 @@ def test_what_is_stored_is_read_back(path: Path) -> None:
         one, other = history.series(KEY, FINGERPRINT, 0.0)
         assert (one.key.pod, other.key.pod) == ("llama-0", "llama-1")
         assert one.facts == first.facts
-        assert one.intervals == (first.interval, second.interval)
-        assert history.series(KEY, FINGERPRINT, 30.0)[0].intervals == (second.interval,)
+        assert list(one.intervals) == [first.interval, second.interval]
+        assert list(history.series(KEY, FINGERPRINT, 30.0)[0].intervals) == [second.interval]
         assert history.last_interval_end(KEY, FINGERPRINT) == 120.0
         assert history.last_interval_end(KEY, "never seen") is None
         baseline = history.baseline(first.key)
@@ -79,7 +75,7 @@ def test_what_is_stored_is_read_back(path: Path) -> None:
 def test_candidates_belong_to_a_policy_and_a_time(path: Path) -> None:
     with History.open(path) as history:
         for at, policy, size in ((1.0, "a", 10), (2.0, "b", 20), (3.0, "a", 30)):
-            history.add_candidate(KEY, FINGERPRINT, policy, at, size, at + 100)
+            history.remember([replace(NOTHING, policy=policy, at=at, candidate_bytes=size, candidate_expires=at + 100)])
         assert history.candidates(KEY, FINGERPRINT, "a", 0.0) == (10, 30)
         assert history.candidates(KEY, FINGERPRINT, "a", 2.0) == (30,)
         assert history.candidates(KEY, "other", "a", 0.0) == ()
@@ -101,41 +97,6 @@ def test_what_is_older_than_its_window_goes(path: Path) -> None:
         history.prune(96 * 60.0 + 30.0)
         (one,) = history.series(KEY, FINGERPRINT, 0.0)
         assert [interval.start for interval in one.intervals] == [60.0]
-
-
-WRITER = """
-import sys, time
-sys.path[:0] = [{tests!r}]
-from pathlib import Path
-from test_history import closed
-from recommender.history import History
-with History.open(Path({path!r})) as history:
-    number = 0
-    while True:
-        history.append([closed(60.0 * number, pod=f"llama-{{pod}}") for pod in range(4)])
-        print(number, flush=True)
-        number += 1
-"""
-
-
-def test_kill_9_while_writing_loses_nothing_that_was_stored(path: Path) -> None:
-    """At whatever byte: an interval is there for all pods or for none, and everything reported as written is there."""
-    code = textwrap.dedent(WRITER).format(tests=str(Path(__file__).parent), path=str(path))
-    for delay in (0.0, 0.02):
-        known = len(stored(path)) // 4 if path.exists() else 0
-        writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        assert writer.stdout is not None
-        assert writer.stdout.readline()
-        time.sleep(delay)
-        writer.send_signal(signal.SIGKILL)
-        written = 1 + sum(1 for _ in writer.stdout)
-        writer.wait()
-        writer.stdout.close()
-        with History.open(path) as history:
-            found = [one.intervals for one in history.series(KEY, FINGERPRINT, 0.0)]
-        assert len({len(intervals) for intervals in found}) == 1
-        assert known + written <= len(found[0]) <= known + written + 1
-    assert not list(path.parent.glob("*.unreadable-*"))
 
 
 @pytest.mark.parametrize(
@@ -170,34 +131,78 @@ def test_an_empty_file_is_a_new_store(path: Path) -> None:
     assert not list(path.parent.glob("*.unreadable-*"))
 
 
-def test_damage_found_later_is_reported_as_such(path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE observed SET content = x'00'",
+        "UPDATE observed SET content = zeroblob(length(content))",
+        "UPDATE observed SET width = 4",
+        "UPDATE observed SET newest = newest + 60",
+        "UPDATE series SET facts = replace(facts, '16', '32')",
+        "UPDATE series SET counters = x'00'",
+        "UPDATE series SET uid = 'another'",
+        "UPDATE series SET id = id + 1",
+        "UPDATE candidates SET kv_bytes = kv_bytes + 1",
+        "UPDATE standings SET own_bytes = own_bytes - 1",
+        "UPDATE standings SET recommended_bytes = NULL",
+        "UPDATE policies SET spec = '{}'",
+    ],
+)
+def test_a_changed_value_is_damage(path: Path, damage: str) -> None:
+    """Whatever of a row has changed: never another number, always a history that begins anew."""
     with History.open(path) as history:
         history.append([closed(0.0)])
-        history._connection.execute("UPDATE intervals SET reuse = x'00'")
+        history.remember([replace(NOTHING, candidate_bytes=7, candidate_expires=1e9, standing=Standing(8, 9, "a"))])
+        history.remember_policy("default", '{"percentile": 99}')
+        history._connection.execute(damage)
         with pytest.raises(UnreadableHistoryError, match="damaged"):
-            history.series(KEY, FINGERPRINT, 0.0)
+            (
+                history.series(KEY, FINGERPRINT, 0.0),
+                history.candidates(KEY, FINGERPRINT, "", 0.0),
+                history.standing(KEY, FINGERPRINT),
+                history.policies(),
+            )
         aside = history.start_anew()
         assert aside.exists()
         assert history.series(KEY, FINGERPRINT, 0.0) == ()
 
 
-@pytest.mark.parametrize("column", ["facts", "counters"])
-@pytest.mark.parametrize("text", ["{", "[]", "7", "{}", '{"ranks": 1, "reuse": 1}', '{"requests": 1, "reuse": [1]}'])
-def test_damaged_text_is_reported_as_damage(path: Path, column: str, text: str) -> None:
+@pytest.mark.parametrize("blob", [b"", b"123", bytes(8 * 150), b"x" * 4000])
+def test_counters_of_another_length_are_damage(path: Path, blob: bytes) -> None:
+    """Also where the checksum is right: another release wrote them."""
     one = closed(0.0)
     with History.open(path) as history:
         history.append([one])
-        history._connection.execute(f"UPDATE series SET {column} = ?", (text,))
-        with pytest.raises(UnreadableHistoryError, match="damaged"):
-            _ = history.series(KEY, FINGERPRINT, 0.0) if column == "facts" else history.baseline(one.key)
-
-
-def test_counters_with_too_few_buckets_are_damage(path: Path) -> None:
-    one = replace(closed(0.0), counters=Counters(1, 2, 3, 4, 5, (1, 2)))
-    with History.open(path) as history:
-        history.append([one])
+        row = history._connection.execute("SELECT workload, pod, uid, engine, facts, seen_at FROM series").fetchone()
+        history._connection.execute("UPDATE series SET counters = ?, seal = ?", (blob, seal(*row, blob)))
         with pytest.raises(UnreadableHistoryError, match="damaged"):
             history.baseline(one.key)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "7", "{}", '{"ranks": 1}', '{"ranks": [{"rank": 1}]}'])
+def test_facts_that_say_something_else_are_damage(path: Path, text: str) -> None:
+    with History.open(path) as history:
+        history.append([closed(0.0)])
+        columns = "workload, pod, uid, engine, seen_at, counters"
+        workload, pod, uid, engine, *rest = history._connection.execute(f"SELECT {columns} FROM series").fetchone()
+        right = seal(workload, pod, uid, engine, text, *rest)
+        history._connection.execute("UPDATE series SET facts = ?, seal = ?", (text, right))
+        with pytest.raises(UnreadableHistoryError, match="damaged"):
+            history.series(KEY, FINGERPRINT, 0.0)
+
+
+def test_intervals_of_engines_of_several_widths_are_read_together(path: Path) -> None:
+    """A quiet hour takes two bytes a bucket, a busy one four: the numbers are the same."""
+    quiet = closed(0.0)
+    loud = replace(closed(60.0), interval=replace(closed(60.0).interval, reuse=1_000_000 * quiet.interval.reuse))
+    with History.open(path) as history:
+        history.append([quiet])
+        history.append([loud, closed(60.0, pod="llama-1")])
+        widths = history._connection.execute("SELECT width FROM observed ORDER BY newest").fetchall()
+        assert widths == [(2,), (2,)]
+        first, second = history.series(KEY, FINGERPRINT, 0.0)
+        assert list(first.intervals) == [quiet.interval, loud.interval]
+        assert list(second.intervals) == [closed(60.0).interval]
 
 
 def test_a_new_history_that_cannot_be_begun_at_once_is_begun_later(path: Path) -> None:
@@ -223,25 +228,15 @@ def test_what_stood_for_a_fingerprint_is_kept_as_long_as_its_series(path: Path) 
     with History.open(path) as history:
         history.append([closed(0.0)])
         assert history.standing(KEY, FINGERPRINT) == Standing()
-        history.remember_standing(KEY, FINGERPRINT, standing, expires=10.0)
-        history.remember_standing(KEY, "canary", replace(standing, recommended_bytes=None), expires=10.0)
+        kept = replace(NOTHING, standing=standing, standing_expires=10.0)
+        other = replace(kept, fingerprint="canary", standing=replace(standing, recommended_bytes=None))
+        history.remember([kept, other])
         assert history.standing(KEY, FINGERPRINT) == standing
         history.prune(20.0)
         assert history.standing(KEY, FINGERPRINT) == standing
         assert history.standing(KEY, "canary") == Standing()
         history.prune(1e9)
         assert history.standing(KEY, FINGERPRINT) == Standing()
-
-
-def test_a_history_of_the_first_layout_goes_on(path: Path) -> None:
-    with History.open(path) as history:
-        history.append([closed(0.0)])
-    with contextlib.closing(sqlite3.connect(path)) as former:
-        former.executescript("DROP TABLE standings; PRAGMA user_version = 1;")
-    with History.open(path) as history:
-        history.remember_standing(KEY, FINGERPRINT, Standing(own_bytes=1), expires=1e9)
-    assert len(stored(path)) == 1
-    assert not list(path.parent.glob("*.unreadable-*"))
 
 
 def test_a_second_writer_is_refused(path: Path) -> None:
@@ -281,8 +276,25 @@ def test_a_series_outlives_its_intervals(path: Path) -> None:
         history.prune(1000.0)
         history.append([closed(1020.0, pod="another")])
         first, other = history.series(KEY, FINGERPRINT, 0.0)
-        assert first.intervals == (long.interval,)
+        assert list(first.intervals) == [long.interval]
         assert len(other.intervals) == 1
         history.prune(1e9)
         assert history.series(KEY, FINGERPRINT, 0.0) == ()
         assert history.baseline(long.key) is None
+
+
+def test_old_rows_are_put_together_and_read_as_before(path: Path) -> None:
+    pods = [f"llama-{number}" for number in range(3)]
+    with History.open(path) as history:
+        for place in range(40):
+            history.append([closed(60.0 * place, pod=pod, requests=place) for pod in pods])
+        count = "SELECT count(*) FROM observed WHERE merged = ?"
+        merged, single = (history._connection.execute(count, (which,)).fetchone()[0] for which in (1, 0))
+        assert merged >= 3
+        assert 8 * merged + single == 40
+        for since in (0.0, 59.0, 60.0, 420.0, 480.0, 481.0, 2000.0, 2400.0):
+            expected = [closed(60.0 * place, requests=place).interval for place in range(40) if 60.0 * place >= since]
+            found = history.series(KEY, FINGERPRINT, since)
+            assert [one.key.pod for one in found] == pods
+            assert [list(one.intervals) for one in found] == [expected] * 3
+        assert history.last_interval_end(KEY, FINGERPRINT) == 2400.0

@@ -18,6 +18,7 @@ from recommender.api.policies import PolicySpec
 from recommender.api.recommendations import LossBudget, RecommendationStatus
 from recommender.curves import HitRateCurve
 from recommender.evaluation import assess, loss_budget_status
+from recommender.histograms import unpack
 from recommender.intervals import Series
 from recommender.loss_budgets import GROWTH_STEPS, Period, Spending, loss_budget_bound, spend
 from recommender.targets import pools_of
@@ -107,9 +108,8 @@ def test_a_bad_day_grows_once_and_keeps_its_budget() -> None:
             break
     assert grown_at is not None
     assert 3 <= grown_at <= 16
-    curve = HitRateCurve.of(
-        BUSY * sum(packed(slot) for slot in today[grown_at:]), BLOCK_TOKENS, DAY_TOKENS * (DAYS - grown_at) // DAYS
-    )
+    left = unpack(BUSY * sum(packed(slot) for slot in today[grown_at:]))
+    curve = HitRateCurve(left, BLOCK_TOKENS, DAY_TOKENS * (DAYS - grown_at) // DAYS)
     rest = curve.loss(size, OWN_BLOCKS * BLOCK_BYTES) * curve.lookup_tokens
     assert spent + period.restart_tokens + rest <= LOSS * DAY_TOKENS
     # A second time in the same day it does not, whatever happens.
@@ -185,7 +185,7 @@ def test_what_a_restart_costs(skew: float, size: int) -> None:
         distances.append(len(order) - list(order).index(block) - 1 if block in order else None)
         order[block] = None
         order.move_to_end(block)
-    curve = HitRateCurve.of(packed(distances[3000:]), BLOCK_TOKENS, 12_000 * BLOCK_TOKENS)
+    curve = HitRateCurve(unpack(packed(distances[3000:])), BLOCK_TOKENS, 12_000 * BLOCK_TOKENS)
     lost = []
     warm = LruCache(size)
     kept = [warm.look_up(block) for block in accesses]
@@ -203,7 +203,7 @@ def test_what_a_restart_costs(skew: float, size: int) -> None:
 )
 @settings(max_examples=60)
 def test_a_restart_costs_at_most_the_pool(distances: Distances, blocks: int) -> None:
-    curve = HitRateCurve.of(packed(distances), BLOCK_TOKENS, len(distances) * BLOCK_TOKENS)
+    curve = HitRateCurve(unpack(packed(distances)), BLOCK_TOKENS, len(distances) * BLOCK_TOKENS)
     assert 0 <= curve.restart_cost(blocks * BLOCK_BYTES, BLOCK_BYTES) <= blocks
 
 

@@ -143,7 +143,7 @@ async def test_the_own_pool_is_kept_for_each_fingerprint(stand: Stand, port: int
     assert stand.recommendation()["status"]["fingerprint"] != former
     assert stand.history.standing(KEY, former).own_bytes == 4096 * BLOCK_BYTES
     stand.recommender.stop()
-    stand.vandalise("DELETE FROM intervals")
+    stand.vandalise("DELETE FROM observed")
     engine.blocks = 2048
     stand.store.delete("Pod", KEY.namespace, "canary")
     stand.store.apply(pod_object(port, applied=True))

@@ -138,3 +138,14 @@ def test_engines_that_went_away_are_forgotten_and_remembered_by_the_store() -> N
     engine.look_up([1], requests=6)
     take(recording, engine, 300.0)
     assert recording.closed(math.inf)[0].interval.requests == 6
+
+
+def test_a_shorter_window_does_not_wait_for_the_interval_of_a_longer_one() -> None:
+    """Where another policy holds from now on, as for a pod that was met before its namespace's policy was known."""
+    engine, recording = SyntheticEngine(), recorder()
+    recording.take(ENGINE, sample(engine), 100.0, 60 * W, PERIOD)
+    engine.look_up([5], requests=3)
+    recording.take(ENGINE, sample(engine), 130.0, W, PERIOD)
+    (closed,) = recording.closed(180.0)
+    assert (closed.interval.start, closed.interval.seconds) == (120.0, 60.0)
+    assert (closed.interval.requests, closed.interval.covered_seconds) == (3, 60.0)

@@ -136,8 +136,8 @@ def test_figures_of_a_hook_that_is_off_are_not_believed(name: str) -> None:
 
 
 @pytest.mark.parametrize("page", [honest().page(), honest().page().replace(f"{BUCKET}{{", "something_else{")])
-def test_a_model_with_several_kv_groups_is_said_to_be_one(page: str) -> None:
-    with pytest.raises(RefusedSampleError, match=r"several KV groups.*not modelled yet.*today's pool stays"):
+def test_a_model_whose_kv_groups_are_not_modelled_is_said_to_be_one(page: str) -> None:
+    with pytest.raises(RefusedSampleError, match=r"KV groups that are neither.*not modelled yet.*today's pool stays"):
         parse_page(page + hook("reuse", 0))
 
 

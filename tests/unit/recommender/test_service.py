@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import json
 import random
 import socket
 import sqlite3
@@ -150,7 +152,7 @@ async def test_a_history_that_is_spoilt_while_it_is_used(settings: RecommenderSe
             await eventually(settings.history.exists)
             await eventually(lambda: stored_intervals(settings.history) > 0)
             with contextlib.closing(sqlite3.connect(settings.history)) as vandal:
-                vandal.execute("UPDATE intervals SET reuse = x'00'")
+                vandal.execute("UPDATE observed SET content = x'00'")
                 vandal.commit()
             await eventually(lambda: any(settings.history.parent.glob("*.unreadable-*")))
             await eventually(lambda: reason(store, RECOMMENDED) == "InsufficientData")
@@ -162,7 +164,7 @@ async def test_a_history_that_is_spoilt_while_it_is_used(settings: RecommenderSe
 
 def stored_intervals(history: Path) -> int:
     with contextlib.closing(sqlite3.connect(history)) as reader:
-        found = reader.execute("SELECT count(*) FROM intervals").fetchone()[0]
+        found = reader.execute("SELECT count(*) FROM observed").fetchone()[0]
     return int(found)
 
 
@@ -191,3 +193,21 @@ async def test_counting_goes_on_after_a_restart(settings: RecommenderSettings) -
 )
 def test_the_period_follows_the_smallest_window(windows: list[float], expected: float) -> None:
     assert scrape_period(windows) == expected
+
+
+async def test_without_the_api_server_it_waits(settings: RecommenderSettings, tmp_path: Path) -> None:
+    """Not ready, and well: another process could do no more. It also stops while it waits."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        config = tmp_path / "kubeconfig"
+        cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{nobody.getsockname()[1]}"}}
+        context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
+        user = {"name": "u", "user": {"token": "t"}}
+        config.write_text(json.dumps({"clusters": [cluster], "users": [user], "contexts": [context]}))
+        in_cluster = dataclasses.replace(settings, objects=None, kubeconfig=config, context="x")
+        async with running(in_cluster), httpx.AsyncClient() as client:
+            probe = f"http://{settings.host}:{settings.port}"
+            assert (await client.get(f"{probe}/healthz")).status_code == 200
+            answer = await client.get(f"{probe}/readyz")
+            assert answer.status_code == 503
+            assert "not read yet: pods, namespaces" in answer.text

@@ -1,0 +1,132 @@
+"""What is told to people as Kubernetes Events, which `kubectl describe` shows. Pure.
+
+An event that is told again within the hour for which API servers keep them is counted up, not told anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from recommender.api.object_store import Raw
+from recommender.api.recommendations import DEGRADED, PLUGIN_REPORTING, RECOMMENDED, VERIFIED
+from recommender.api.units import format_bytes
+
+CONTROLLER = "vllm-rightsizer.io/recommender"
+KEPT_SECONDS = 3600.0
+"""An API server's default; each time that an event is counted up, it begins anew."""
+
+_LONGEST_NOTE = 1000
+_DIGITS = 16
+_CLUSTER_NAMESPACE = "default"
+"""Where events of objects live that have no namespace."""
+_VALID = "Valid"
+_GOOD = {DEGRADED: "False", VERIFIED: "True", PLUGIN_REPORTING: "True", RECOMMENDED: "True", _VALID: "True"}
+"""Conditions whose opposite somebody should look at."""
+_HARMLESS = ("NoPods", "PodsNotRunning", "InsufficientData", "EstimatedFromVLLM")
+"""Reasons that a workload has at its beginning and at its end."""
+
+
+@dataclass(frozen=True)
+class Happening:
+    """One thing that happened to an object: its reason in a word, and a sentence."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    note: str
+
+
+def happenings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Happening]:
+    """What changed from one status to the next, both as raw JSON: the size, and each condition's status or reason.
+
+    Of an object's first conditions only those are told that somebody should look at.
+    """
+    found: list[Happening] = []
+    stood, stands = before.get("target") or {}, after.get("target") or {}
+    conditions = {one["type"]: one for one in after.get("conditions") or ()}
+    former = {one["type"]: one for one in before.get("conditions") or ()}
+    recommended = conditions.get(RECOMMENDED, {})
+    if stands.get("kvBytes") != stood.get("kvBytes"):
+        found.append(_size_change(stood.get("kvBytes"), stands.get("kvBytes"), str(recommended.get("message", ""))))
+    for type_, condition in conditions.items():
+        then = former.get(type_, {})
+        same = (then.get("status"), then.get("reason")) == (condition["status"], condition["reason"])
+        told = type_ == RECOMMENDED and found
+        warns = _warns(condition)
+        if not same and not told and (then or warns):
+            note = f"{type_} is {condition['status']}: {condition['message']}"
+            found.append(Happening("Warning" if warns else "Normal", condition["reason"], note))
+    return found
+
+
+def _size_change(before: int | None, after: int | None, why: str) -> Happening:
+    if after is None:
+        return Happening("Warning", "RecommendationWithdrawn", f"no more {format_bytes(before or 0)}: {why}")
+    if before is None:
+        return Happening("Normal", "Recommended", why)
+    return Happening("Normal", "RecommendationChanged", f"from {format_bytes(before)} to {why}")
+
+
+def _warns(condition: Mapping[str, Any]) -> bool:
+    good = _GOOD.get(condition["type"])
+    bad = good is not None and condition["status"] not in (good, "Unknown")
+    return (bad and condition["reason"] not in _HARMLESS) or condition["reason"] == "LastValidPolicy"
+
+
+class Told:
+    """How often each event was told lately."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[int, float]] = {}
+
+    def count(self, name: str, now: float) -> int:
+        """How often the event of that name was told, now included; `now` in seconds."""
+        self._told = {known: told for known, told in self._told.items() if now - told[1] < KEPT_SECONDS}
+        times = self._told.get(name, (0, now))[0] + 1
+        self._told[name] = (times, now)
+        return times
+
+
+def event_namespace(regarding: Raw) -> str:
+    """Where events about the object live."""
+    return regarding["metadata"].get("namespace") or _CLUSTER_NAMESPACE
+
+
+def event(happening: Happening, regarding: Raw, now: float, instance: str) -> Raw:
+    """The event about an object, given as raw JSON with its UID. Its name follows from what it says, so that it is the
+    same one again after a restart."""
+    metadata = regarding["metadata"]
+    said = f"{metadata.get('uid')} {happening.type} {happening.reason} {happening.note}"
+    reference = {
+        "apiVersion": regarding["apiVersion"],
+        "kind": regarding["kind"],
+        **{key: metadata[key] for key in ("name", "namespace", "uid") if metadata.get(key)},
+    }
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {
+            "name": f"{metadata['name']}.{hashlib.sha256(said.encode()).hexdigest()[:_DIGITS]}",
+            "namespace": event_namespace(regarding),
+        },
+        "eventTime": _micro(now),
+        "reportingController": CONTROLLER,
+        "reportingInstance": instance,
+        "action": "Evaluate",
+        "reason": happening.reason,
+        "note": happening.note if len(happening.note) <= _LONGEST_NOTE else happening.note[: _LONGEST_NOTE - 1] + "…",
+        "type": happening.type,
+        "regarding": reference,
+    }
+
+
+def told_again(times: int, now: float) -> Raw:
+    """The merge patch that counts an event up; `times` at least 2."""
+    return {"series": {"count": max(2, times), "lastObservedTime": _micro(now)}}
+
+
+def _micro(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

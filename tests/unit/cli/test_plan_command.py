@@ -1,0 +1,103 @@
+"""`plan`, as a user types it, on the objects of the example."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+Cli = Callable[..., CompletedProcess[str]]
+EXAMPLES = Path(__file__).parents[3] / "deploy" / "examples"
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> Path:
+    """A copy of the example's objects."""
+    return Path(shutil.copytree(EXAMPLES / "cluster", tmp_path / "cluster"))
+
+
+def change(objects: Path, path: str, changed: Callable[[Any], None]) -> None:
+    raw = json.loads((objects / path).read_text())
+    changed(raw)
+    (objects / path).write_text(json.dumps(raw))
+
+
+def test_a_table(cli: Cli, objects: Path) -> None:
+    done = cli("plan", "--objects", str(objects))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "NVIDIA-H100-80GB-HBM3, 79.65 GiB each"
+    rows = {line.split("  ")[0]: line.split() for line in lines}
+    assert rows["now"][-1] == "9"
+    assert rows["bankable: as schedulers are asked"][5:7] == ["7", "2"]
+    assert rows["potential: if all asked for their share"][7:9] == ["5", "4"]
+    assert "20089.60 USD, prices of 2026-07-20" in done.stdout
+    assert "Together on one GPU: bankable" in done.stdout
+    assert "chat/llama-3-70b-0/vllm whole" in done.stdout
+    assert "3g.40gb" in done.stdout
+
+
+def test_json_for_programs(cli: Cli, objects: Path) -> None:
+    done = cli("plan", "--objects", str(objects), "--prices", str(EXAMPLES / "prices.yaml"), "-o", "json")
+    [stock] = json.loads(done.stdout)["stocks"]
+    assert stock["gpus"] == 9
+    assert stock["leastGPUs"] == 4
+    potential = stock["potential"]
+    assert (potential["freedGPUs"], potential["freedNodes"]) == (4, ["gpu-b"])
+    assert potential["worthPerMonth"] == pytest.approx(4 * 4.10 * 730)
+    assert (potential["currency"], potential["pricedAt"]) == ("USD", "2026-11-01")
+    placed = [engine["name"] for card in potential["cards"] for engine in card["engines"]]
+    assert placed.count("chat/llama-3-70b-0/vllm") == 4
+    assert stock["migProfiles"]["chat/mistral-7b-0/vllm"] == "3g.40gb"
+
+
+def test_without_a_price(cli: Cli, objects: Path) -> None:
+    for node in ("gpu-a", "gpu-b"):
+        path = f"node/_cluster/{node}.json"
+        change(objects, path, lambda raw: raw["metadata"]["labels"].pop("node.kubernetes.io/instance-type"))
+    done = cli("plan", "--objects", str(objects))
+    assert "unknown: NVIDIA-H100-80GB-HBM3 is in no table" in done.stdout
+    [stock] = json.loads(cli("plan", "--objects", str(objects), "-o", "json").stdout)["stocks"]
+    assert stock["potential"]["worthPerMonth"] is None
+    assert "name its price" in stock["potential"]["noPrice"]
+
+
+def test_who_is_left_out_is_said(cli: Cli, objects: Path) -> None:
+    change(objects, "pod/chat/mistral-7b-0.json", lambda raw: raw["spec"].pop("nodeName"))
+    done = cli("plan", "--objects", str(objects))
+    assert "chat/mistral-7b-0/vllm is in no plan: it runs on no node yet" in done.stdout
+
+
+def test_nothing_to_plan(cli: Cli, tmp_path: Path) -> None:
+    done = cli("plan", "--objects", str(tmp_path))
+    assert done.returncode == 0
+    assert "no GPUs to plan with" in done.stdout
+    assert json.loads(cli("plan", "--objects", str(tmp_path), "-o", "json").stdout) == {"stocks": [], "leftOut": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("date: 2026-11-01\nproducts: {H100: cheap}", "products.H100"), (None, "cannot be read")]
+)
+def test_prices_that_are_none(cli: Cli, objects: Path, tmp_path: Path, text: str | None, why: str) -> None:
+    path = tmp_path / "prices.yaml"
+    if text is not None:
+        path.write_text(text)
+    done = cli("plan", "--objects", str(objects), "--prices", str(path))
+    assert done.returncode == 2
+    assert why in done.stderr
+    assert not done.stdout
+
+
+def test_a_recommender_with_prices_that_are_none(cli: Cli, objects: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        free_port = str(listening.getsockname()[1])
+    arguments = ("--history", str(tmp_path / "history.db"), "--port", free_port)
+    done = cli("recommender", "--objects", str(objects), *arguments, "--prices", str(tmp_path / "nowhere.yaml"))
+    assert done.returncode == 1
+    assert "nowhere.yaml cannot be read" in done.stderr

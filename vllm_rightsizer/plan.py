@@ -1,0 +1,160 @@
+"""`vllm-rightsizer plan`: which engines fit together on which GPUs, as tables and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from recommender.api.object_store import FileObjectStore
+from recommender.api.units import format_bytes
+from recommender.packing_plans import Engine, Plan, Scenario, Stock, Worth, plan_of
+from recommender.prices import Prices, PricesError, Unpriced, read_price_map
+from vllm_rightsizer.errors import UsageError, require_folder
+
+_WIDTH_WITHOUT_TERMINAL = 160
+_AFTER: tuple[Scenario, ...] = ("bankable", "potential")
+
+
+def print_plan(objects: Path, prices: Path | None, *, as_json: bool) -> None:
+    """Print the plan for the pods of `objects`, priced by the map in `prices` where one is given."""
+    require_folder(objects)
+    try:
+        own = read_price_map(prices) if prices is not None else None
+    except PricesError as error:
+        raise UsageError(str(error)) from error
+    plan = plan_of(FileObjectStore(objects), Prices(own))
+    if as_json:
+        print(json.dumps(_plan_json(plan), indent=2))
+        return
+    console = Console()
+    if console.is_terminal:
+        _print(console, plan)
+        return
+    console.width = _WIDTH_WITHOUT_TERMINAL
+    with console.capture() as printed:
+        _print(console, plan)
+    # Columns are filled up with blanks, which nobody wants in a file.
+    print("\n".join(line.rstrip() for line in printed.get().rstrip().splitlines()))
+
+
+def _print(console: Console, plan: Plan) -> None:
+    if not plan.stocks:
+        console.print("There are no GPUs to plan with: no pod that runs vLLM holds one on a node whose labels tell it.")
+    for stock in plan.stocks:
+        console.print(f"[bold]{escape(stock.product)}[/], {format_bytes(stock.memory_bytes)} each", highlight=False)
+        console.print(_summary(stock))
+        console.print()
+        same = stock.bankable == stock.potential
+        for scenario in _AFTER[1:] if same else _AFTER:
+            console.print(_cards(stock, scenario))
+            console.print()
+        if any(engine.profile is not None for engine in stock.engines):
+            console.print(_profiles(stock.engines))
+            console.print()
+    for one in plan.left_out:
+        console.print(f"{one.name} is in no plan: {one.reason}", highlight=False, markup=False)
+
+
+def _summary(stock: Stock) -> Table:
+    table = _table("", "GPUs", "freed", "nodes freed", "worth a month")
+    table.add_row("now", str(len(stock.now.used)), "", "", "")
+    meanings = {"bankable": "as schedulers are asked", "potential": "if all asked for their share"}
+    for scenario in _AFTER:
+        table.add_row(
+            f"{scenario}: {meanings[scenario]}",
+            str(len(stock.packing(scenario).used)),
+            str(stock.freed(scenario)),
+            ", ".join(stock.freed_nodes(scenario)) or "–",
+            _month(stock, scenario),
+        )
+    table.add_row("no packing has fewer than", str(stock.least), "", "", "")
+    return table
+
+
+def _month(stock: Stock, scenario: Scenario) -> str:
+    worth = stock.month(scenario)
+    if isinstance(worth, Unpriced):
+        return f"unknown: {worth.reason}"
+    return f"{worth.amount:.2f} {worth.currency}, prices of {worth.day}"
+
+
+def _cards(stock: Stock, scenario: Scenario) -> Table:
+    table = _table("node", "GPU", "left", "engines", title=f"Together on one GPU: {scenario}")
+    engines = {engine.name: engine for engine in stock.engines}
+    packing = stock.packing(scenario)
+    for node, index in sorted(packing.used):
+        names = packing.tenants[node, index]
+        needs = [engines[name].need_bytes(scenario) for name in names]
+        left = stock.memory_bytes - sum(need for need in needs if need is not None)
+        shown = [
+            f"{name} whole" if need is None else f"{name} {format_bytes(need)}"
+            for name, need in zip(names, needs, strict=True)
+        ]
+        table.add_row(node, str(index), "–" if None in needs else format_bytes(left), escape(", ".join(shown)))
+    return table
+
+
+def _profiles(engines: Sequence[Engine]) -> Table:
+    table = _table("engine", "needs", "MIG profile", "of the compute", title="Slices that would hold them")
+    for engine in engines:
+        if engine.profile is not None and engine.potential_bytes is not None:
+            profile = engine.profile
+            compute = f"{profile.compute}/{profile.most_compute}"
+            table.add_row(escape(engine.name), format_bytes(engine.potential_bytes), profile.name, compute)
+    return table
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="left")
+    return table
+
+
+def _plan_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "stocks": [_stock_json(stock) for stock in plan.stocks],
+        "leftOut": [{"name": one.name, "reason": one.reason} for one in plan.left_out],
+    }
+
+
+def _stock_json(stock: Stock) -> dict[str, Any]:
+    return {
+        "product": stock.product,
+        "gpuMemoryBytes": stock.memory_bytes,
+        "gpus": len(stock.now.used),
+        "leastGPUs": stock.least,
+        **{scenario: _scenario_json(stock, scenario) for scenario in _AFTER},
+        "migProfiles": {engine.name: engine.profile.name for engine in stock.engines if engine.profile is not None},
+    }
+
+
+def _scenario_json(stock: Stock, scenario: Scenario) -> dict[str, Any]:
+    packing = stock.packing(scenario)
+    needs = {engine.name: engine.need_bytes(scenario) for engine in stock.engines}
+    return {
+        "gpus": len(packing.used),
+        "freedGPUs": stock.freed(scenario),
+        "freedNodes": list(stock.freed_nodes(scenario)),
+        **_money_json(stock.month(scenario)),
+        "cards": [
+            {
+                "node": node,
+                "gpu": index,
+                "engines": [{"name": name, "requestBytes": needs[name]} for name in packing.tenants[node, index]],
+            }
+            for node, index in sorted(packing.used)
+        ],
+    }
+
+
+def _money_json(worth: Worth | Unpriced) -> dict[str, Any]:
+    if isinstance(worth, Unpriced):
+        return {"worthPerMonth": None, "noPrice": worth.reason}
+    return {"worthPerMonth": worth.amount, "currency": worth.currency, "pricedAt": worth.day.isoformat()}
