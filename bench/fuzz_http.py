@@ -54,7 +54,7 @@ def fuzz_http(client: httpx.Client, requests: int, number: int) -> HttpFindings:
     def send(body: bytes) -> None:
         answer = client.post("/mutate", content=body, headers={"Content-Type": "application/json"})
         found.statuses[answer.status_code] += 1
-        fault = _fault(body, answer)
+        fault = fault_in(answer, review_in(body))
         if fault is not None and len(found.faults) < _MOST_FAULTS_KEPT:
             found.faults.append(f"{fault}: {body[:2000]!r}")
 
@@ -126,14 +126,20 @@ def _written(body: Any) -> bytes:
     return b"" if isinstance(body, NotSet) else json.dumps(body).encode()
 
 
-def _fault(body: bytes, answer: httpx.Response) -> str | None:
-    """What is wrong with the answer: only what is no review at all may be refused."""
+def review_in(body: bytes) -> dict[str, Any] | None:
+    """The AdmissionReview in `body`; None where there is none."""
     try:
         review = json.loads(body)
     except (ValueError, RecursionError):
-        review = None
-    is_review = isinstance(review, dict) and (review.get("kind") == "AdmissionReview" or "request" in review)
-    if not is_review:
+        return None
+    if isinstance(review, dict) and (review.get("kind") == "AdmissionReview" or "request" in review):
+        return review
+    return None
+
+
+def fault_in(answer: httpx.Response, review: dict[str, Any] | None) -> str | None:
+    """What is wrong with the answer to `review`: only what is no review at all may be refused."""
+    if review is None:
         return None if answer.status_code == 400 else f"{answer.status_code} for what is no review"
     if answer.status_code != 200:
         return f"status {answer.status_code} for a review"

@@ -40,8 +40,8 @@ the rest goes on.
 Not measured:
 
 - on V0, requests whose sequences were swapped out, and reuse distances with pipeline parallelism;
-- with KV cache groups that are neither full attention nor a sliding window (Mamba beside attention, any release), or
-  whose blocks hold different numbers of tokens, reuse distances;
+- with KV cache groups that are neither full attention nor a sliding window (Mamba beside attention, any release), whose
+  blocks hold different numbers of tokens, or that lie in the host's memory in part, reuse distances;
 - on 0.7.1 and 0.7.2 on the CPU, weights before a loader packs them.
 """
 

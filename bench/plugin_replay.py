@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bench.referee import BLOCK_TOKENS
+from recommender.histograms import pack
 from recommender.samples import Counters, EngineFacts, EngineSample, Rank
 from vllm_plugin.estimator import ReuseEstimator
 from vllm_plugin.peaks import RollingPeak
@@ -177,6 +178,6 @@ class PluginReplay:
                 hit_tokens=self._hit_tokens,
                 preemptions=self._preemptions,
                 admissions_blocked=self._admissions_blocked,
-                reuse=tuple(accumulate(self.estimator.histogram.counts)),
+                reuse=pack(tuple(accumulate(self.estimator.histogram.counts))),
             ),
         )

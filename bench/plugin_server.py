@@ -21,8 +21,10 @@ from vllm_rightsizer.demo.model import write_model
 
 _BLOCKS = 600
 _CLIENTS = 8
-_REQUESTS = 120
-_PAIRS = 24
+_REQUESTS = 20
+_OUTPUT = 200
+"""Half of it on average, as chats have."""
+_PAIRS = 20
 """Short rounds: what else the machine does seldom changes within a pair."""
 _UNIT = "with / without"
 
@@ -46,7 +48,7 @@ def figures() -> Iterator[Figure]:
 
 
 def _compared(server: Server) -> Iterator[Figure]:
-    prompts = traffic(1, _REQUESTS, prefixes=30, output=12)
+    prompts = traffic(1, _REQUESTS, prefixes=30, output=_OUTPUT)
     # What is compiled or loaded at the first request, and a cache as it is from then on.
     for _ in range(3):
         _round(server, prompts)

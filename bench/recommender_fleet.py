@@ -19,6 +19,7 @@ from bench.plugin_replay import PluginReplay
 from bench.sizing import cases
 from recommender.api.object_store import Raw
 from recommender.api.workloads import WorkloadRef
+from recommender.histograms import unpack
 from recommender.intervals import ClosedInterval, Interval, interval_seconds
 from recommender.keys import SeriesKey, WorkloadKey
 from recommender.recording import Recorder
@@ -75,7 +76,8 @@ def _template(name: str, referee: Any) -> Template:
 def _snapshot(facts: EngineFacts, sample: EngineSample) -> dict[str, Any]:
     """One process's snapshot, as the plugin's own code writes it."""
     counters, rank = sample.counters, facts.ranks[0]
-    counts = [after - before for before, after in zip((0, *counters.reuse), counters.reuse, strict=False)]
+    cumulative = unpack(counters.reuse)
+    counts = [after - before for before, after in zip((0, *cumulative), cumulative, strict=False)]
     engine = {
         "engine": 0,
         "server": "bench",

@@ -16,6 +16,7 @@ from pathlib import Path
 from bench.recommender_fleet import NAMESPACE, MemoryStore, fleet_pod, pod_object, policy_object, settings
 from recommender.discovery import Census, Pod, seen_pod
 from recommender.history import History
+from recommender.memory import keep_freed_memory
 from recommender.recommending import Recommender
 from recommender.scraping import Scrape, Scraper
 from recommender.telemetry import Telemetry
@@ -93,4 +94,5 @@ def _resident_bytes() -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])))

@@ -59,6 +59,8 @@ def environment(folder: Path, port: int) -> dict[str, str]:
     own = in_vllm.install(folder / "bench")
     path = os.pathsep.join((str(wheel), own.pop("PYTHONPATH")))
     quiet = quiet_environment(folder / "snapshots")
+    # One core for the model: where its threads wait for each other on both, nothing else gets to run in between.
+    quiet |= {"VLLM_CPU_OMP_THREADS_BIND": "0"}
     return {**kept, **quiet, **own, "PYTHONPATH": path, names.ENV_PORT: str(port)}
 
 

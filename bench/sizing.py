@@ -25,6 +25,7 @@ from recommender.api.policies import PolicySpec
 from recommender.api.recommendations import Bound, RecommendationStatus
 from recommender.curves import HitRateCurve
 from recommender.evaluation import Assessment, assess
+from recommender.histograms import unpack
 from recommender.intervals import Series
 
 WORKLOADS = Path(__file__).resolve().parents[2] / "shared" / "judge" / "workloads"
@@ -108,7 +109,7 @@ def hindsight(case: Case, oracle: int) -> dict[str, Any]:
     _, before, *_, after = (sample for _, sample in replay.samples(observed, ended))
     judged = after.counters.since(before.counters)
     facts = replay.facts
-    curve = HitRateCurve(judged.reuse, facts.block_tokens, judged.lookup_tokens)
+    curve = HitRateCurve(unpack(judged.reuse), facts.block_tokens, judged.lookup_tokens)
     allowed = bounds.allowed_loss(curve, facts.capacity_bytes, case.policy("Normal").hit_rate_loss)
     knee = max(curve.knee(allowed, facts.capacity_bytes) / facts.block_bytes - 1, 0)
     return {

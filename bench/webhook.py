@@ -9,9 +9,11 @@ One JSON object a figure; ends with 1 where one misses its target.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
+import socket
 import ssl
 import sys
 import tempfile
@@ -44,6 +46,7 @@ RECOMMENDATIONS = 10_000
 RATE = 200
 SECONDS = 30.0
 CEILING_SECONDS = 8.0
+HANDSHAKES = 300
 STARTS = 5
 BLOCKS, PODS_A_BLOCK = 30, 30
 OPTED_IN = {LABEL_INJECT: "enabled"}
@@ -133,7 +136,17 @@ def _answers(webhook: Webhook, bodies: Sequence[bytes]) -> Iterator[Figure]:
     yield Figure("webhook_cpu_a_review", used / len(took) * 1000, "ms", len(took), notes="of the process, all told")
     ceiling = webhook_load.as_fast_as_they_can([target], bodies, CEILING_SECONDS)
     yield Figure("webhook_throughput", ceiling, "1/s", round(ceiling * CEILING_SECONDS), notes="client beside it")
-    yield Figure("webhook_resident", _resident_bytes(webhook.pid) / MB, "MB", 1, 120.0, notes="after all this")
+    _refused_handshakes(webhook)
+    note = f"after all this, and {HANDSHAKES} handshakes with clients that do not know its authority"
+    yield Figure("webhook_resident", _resident_bytes(webhook.pid) / MB, "MB", 1, 120.0, notes=note)
+
+
+def _refused_handshakes(webhook: Webhook) -> None:
+    """As an API server makes them, one for each pod, while another authority is published."""
+    stranger = ssl.create_default_context()
+    for _ in range(HANDSHAKES):
+        with contextlib.suppress(ssl.SSLError), socket.create_connection((webhook.address, webhook.port)) as plain:
+            stranger.wrap_socket(plain, server_hostname="localhost")
 
 
 def _target(webhook: Webhook) -> webhook_load.Target:

@@ -21,6 +21,7 @@ from recommender.api.object_store import Raw
 from recommender.api.owners import BUILT_IN_OWNERS, CUSTOM_OWNERS, Owner, OwnerKey, read_owner
 from recommender.api.policies import AutomatedNamespace, ClusterAutomation, VLLMPolicy
 from recommender.api.recommendations import VLLMRecommendation
+from recommender.autoscaling import AUTOSCALERS, essence
 from recommender.discovery import Census, opted_in, seen_pod
 from recommender.object_writes import Key, Step, Write, WritePace, Writer, applied, created, deleted
 from recommender.telemetry import Telemetry
@@ -35,7 +36,7 @@ CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 CLAIM_TEMPLATES = Resource("resource.k8s.io", "v1", "resourceclaimtemplates", "ResourceClaimTemplate")
 RECOMMENDATIONS = resource_of(VLLMRecommendation)
 POLICIES = resource_of(VLLMPolicy)
-_AUTOMATION = tuple(resource_of(model) for model in (AutomatedNamespace, ClusterAutomation))
+AUTOMATION = tuple(resource_of(model) for model in (AutomatedNamespace, ClusterAutomation))
 _OURS = Selection(labels="app.kubernetes.io/managed-by=vllm-rightsizer")
 _NODE_STATUS = ("capacity", "allocatable")
 
@@ -61,11 +62,12 @@ class ClusterObjects:
         self._pods = Reflector(server, PODS, seen_pod, changed=self._said_anew, pace=pace)
         self._namespaces = Reflector(server, NAMESPACES, opted_in, changed=self._said_anew, pace=pace)
         kept: dict[Resource, dict[str, Any]] = {
-            **{automation: {"changed": self._said_anew} for automation in _AUTOMATION},
+            **{automation: {"changed": self._said_anew} for automation in AUTOMATION},
             POLICIES: {"changed": self._policy_changed},
             RECOMMENDATIONS: {"changed": self._written_object_changed},
             NODES: {},
             CONFIG_MAPS: {"selection": _OURS, "metadata_only": True},
+            **{autoscaler: {"changed": self._said_anew, "may_be_absent": True} for autoscaler in AUTOSCALERS},
             CLAIM_TEMPLATES: {"selection": _OURS, "metadata_only": True, "may_be_absent": True},
         }
         self._documents: dict[str, Reflector[bytes]] = {
@@ -86,7 +88,7 @@ class ClusterObjects:
         )
         self._mirror = Mirror(self._pods, self._namespaces, *self._documents.values(), *owners)
         self._writer = Writer(server, telemetry, write_pace)
-        self._ahead = Ahead(self._writer, instance)
+        self._ahead = Ahead(self._writer, instance, lambda kind: self._documents[kind].version)
 
     @property
     def synced(self) -> bool:
@@ -136,7 +138,7 @@ class ClusterObjects:
             return False
         if stands is not None and all(same(stands.get(part), obj.get(part)) for part in ("spec", "status")):
             return False
-        self._write(obj, (*_main(resource, obj), _status(resource, obj)))
+        self._write(obj, (_main(resource, obj), _status(resource, obj)))
         return True
 
     def apply_status(self, obj: Raw) -> bool:
@@ -146,7 +148,7 @@ class ClusterObjects:
             return False
         resource = self._documents[obj["kind"]].resource
         there = self._kept(key) is not None or self._ahead.is_there(key)
-        main = () if there else _main(resource, stands)
+        main = () if there else (_main(resource, stands),)
         self._write({**stands, "status": obj["status"]}, (*main, _status(resource, obj)))
         return True
 
@@ -186,8 +188,12 @@ def _raw(text: bytes) -> Raw:
     return raw
 
 
-def _document(resource: Resource, raw: Raw) -> bytes:
-    """What is kept of an object: of Nodes a small part, of the rest all that is not bookkeeping."""
+def _document(resource: Resource, raw: Raw) -> bytes | None:
+    """What is kept of an object: of Nodes a small part, of autoscalers only those that go by the usage of a pool, of
+    the rest all that is not bookkeeping."""
+    if resource in AUTOSCALERS:
+        conflicting = essence(raw, resource)
+        return None if conflicting is None else _compact(conflicting)
     metadata = {name: value for name, value in raw["metadata"].items() if name != "managedFields"}
     kept = {**raw, "metadata": metadata, "apiVersion": resource.api_version, "kind": resource.kind}
     if resource not in (RECOMMENDATIONS, POLICIES):
@@ -198,10 +204,14 @@ def _document(resource: Resource, raw: Raw) -> bytes:
         kept["metadata"] = {name: metadata[name] for name in ("name", "labels") if name in metadata}
         kept["status"] = {name: status[name] for name in _NODE_STATUS if name in status}
         kept.pop("spec", None)
-    return json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()
+    return _compact(kept)
 
 
-def _main(resource: Resource, obj: Raw) -> tuple[Step, ...]:
+def _compact(raw: Raw) -> bytes:
+    return json.dumps(raw, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _main(resource: Resource, obj: Raw) -> Step:
     """Everything but the status. Whether a recommendation is paused is for people to say, not for us."""
     metadata = obj["metadata"]
     body = {
@@ -212,7 +222,7 @@ def _main(resource: Resource, obj: Raw) -> tuple[Step, ...]:
         },
         "spec": {"targetRef": obj["spec"]["targetRef"]},
     }
-    return (applied(resource.path(metadata.get("namespace"), metadata["name"]), body),)
+    return applied(resource.path(metadata.get("namespace"), metadata["name"]), body)
 
 
 def _status(resource: Resource, obj: Raw) -> Step:

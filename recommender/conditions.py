@@ -12,6 +12,7 @@ from recommender import bounds
 from recommender.api.objects import Condition
 from recommender.api.recommendations import (
     APPLIED,
+    AUTOSCALER_CONFLICT,
     COVERAGE_SUFFICIENT,
     DEGRADED,
     PLUGIN_REPORTING,
@@ -24,6 +25,7 @@ from recommender.sizing import COVERAGE, LOOKUPS, REQUESTS, Sizing
 from recommender.verification import Verification
 from recommender.windows import ROLLING_PARTS
 from recommender.workload_states import WorkloadState
+from vllm_plugin.names import PREFIX
 
 _GUARD_REASONS = {COVERAGE: "CoverageBelowPolicy", REQUESTS: "TooFewRequests", LOOKUPS: "PoolNotLookedThrough"}
 
@@ -152,6 +154,18 @@ def degraded(state: WorkloadState, verification: Verification | None, now: float
     ):
         return Verdict(DEGRADED, "True", stands.reason, stands.message)
     return Verdict(DEGRADED, "False", "NoFailure", "no pod failed with a recommendation")
+
+
+def autoscaler_conflicts(state: WorkloadState) -> tuple[Verdict, ...]:
+    """Does an autoscaler go by what a smaller pool raises? No verdict where none does."""
+    if not state.autoscaler_conflicts:
+        return ()
+    named = ", ".join(str(one) for one in state.autoscaler_conflicts)
+    message = (
+        f"scaled by its use of a KV cache whose size changes here: {named}. A smaller KV cache raises that, and the "
+        f"number of pods with it; {PREFIX}workload_kv_demand_ratio keeps its meaning"
+    )
+    return (Verdict(AUTOSCALER_CONFLICT, "True", "ScaledByPoolUsage", message),)
 
 
 def with_transitions(verdicts: Sequence[Verdict], before: Sequence[Condition], now: float) -> list[Condition]:

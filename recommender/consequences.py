@@ -18,7 +18,7 @@ from recommender.api.sizing_flags import GPU_MEMORY_UTILIZATION, KV_CACHE_MEMORY
 from recommender.discovery import Pod
 from recommender.gpu_nodes import GpuNode
 from recommender.prices import Price, Prices, Unpriced
-from recommender.workload_states import WorkloadState
+from recommender.workload_states import WorkloadState, newest_of
 from vllm_plugin.names import ENV_ALLOCATION_BYTES, ENV_GPU_MEMORY_UTILIZATION, ENV_KV_BYTES
 
 
@@ -103,8 +103,8 @@ def is_dry_run(state: WorkloadState) -> bool:
 
 
 def _newest_launch(state: WorkloadState) -> Launch | None:
-    newest = max((report.pod for report in state.current), key=lambda pod: (pod.created_at, pod.name), default=None)
-    return newest.launch if newest is not None else None
+    newest = newest_of(state.current)
+    return newest.pod.launch if newest is not None else None
 
 
 def _share(recommendation: VLLMRecommendation, target: Target, launch: Launch, state: WorkloadState) -> Share | None:

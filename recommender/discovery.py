@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from recommender.api.automation import flag
 from recommender.api.fingerprints import fingerprint
 from recommender.api.launches import UNKNOWN_LAUNCH, Launch, launch_of
-from recommender.api.object_store import ObjectStore, Raw
+from recommender.api.object_store import ObjectReader, ObjectStore, Raw
 from recommender.api.owner_groups import CustomOwnerGroup
 from recommender.api.owners import ANNOTATION_PREFIXES, WORKLOAD_KINDS, Owner, OwnerKey, Ownership, read_owner
 from recommender.api.plugin_wheel import plugin_config_map, plugin_map_name
@@ -142,7 +142,7 @@ def discover(census: Census, groups: Sequence[CustomOwnerGroup] = ()) -> Discove
         for engine in seen.engines:
             pod = engine
             if workload is not None and workload != pod.key.workload:
-                pod = replace(pod, key=replace(pod.key, workload=workload))
+                pod = replace(pod, key=pod.key._replace(workload=workload))
             if excluded and not pod.excluded:
                 pod = replace(pod, excluded=True)
             if pod.missing is None:
@@ -152,7 +152,7 @@ def discover(census: Census, groups: Sequence[CustomOwnerGroup] = ()) -> Discove
     return Discovery(tuple(injected), tuple(bare), ownership)
 
 
-def census_of(store: ObjectStore) -> Census:
+def census_of(store: ObjectReader) -> Census:
     """Read from a store; a pod that cannot be understood is passed over with a warning."""
     owners = (owner for kind in WORKLOAD_KINDS for owner in _understood(store.list(kind), read_owner))
     return Census(
@@ -177,9 +177,10 @@ def _understood(raws: Iterable[Raw], keep: Callable[[Raw], T | None]) -> Iterabl
 
 
 def opted_in(namespace: Raw) -> str | None:
-    """Its name, where the webhook sees its pods."""
+    """Its name, where the webhook sees its pods; None also where it is being deleted, and takes nothing new."""
     metadata = namespace["metadata"]
-    return str(metadata["name"]) if (metadata.get("labels") or {}).get(LABEL_INJECT) == _ENABLED else None
+    chosen = (metadata.get("labels") or {}).get(LABEL_INJECT) == _ENABLED and not metadata.get("deletionTimestamp")
+    return str(metadata["name"]) if chosen else None
 
 
 def seen_pod(raw: Raw) -> SeenPod | None:

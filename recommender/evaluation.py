@@ -89,6 +89,7 @@ def evaluate(
         conditions.applied(state, target),
         conditions.verified(verification),
         degraded,
+        *conditions.autoscaler_conflicts(state),
     )
     automation, window = state.automation, found.window
     status = RecommendationStatus(

@@ -12,21 +12,32 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from recommender.api.object_store import Raw
-from recommender.api.recommendations import DEGRADED, PLUGIN_REPORTING, RECOMMENDED, VERIFIED
+from recommender.api.policies import VALID
+from recommender.api.recommendations import AUTOSCALER_CONFLICT, DEGRADED, PLUGIN_REPORTING, RECOMMENDED, VERIFIED
 from recommender.api.units import format_bytes
+from recommender.conditions import ESTIMATED
 
 CONTROLLER = "vllm-rightsizer.io/recommender"
 KEPT_SECONDS = 3600.0
 """An API server's default; each time that an event is counted up, it begins anew."""
 
-_LONGEST_NOTE = 1000
+_LONGEST_NOTE = 1024
+"""In bytes; API servers refuse longer ones."""
+_LONGEST_NAME = 200
+"""Of the object, in the event's name: with the digits it must be one that API servers take."""
 _DIGITS = 16
 _CLUSTER_NAMESPACE = "default"
 """Where events of objects live that have no namespace."""
-_VALID = "Valid"
-_GOOD = {DEGRADED: "False", VERIFIED: "True", PLUGIN_REPORTING: "True", RECOMMENDED: "True", _VALID: "True"}
+_GOOD = {
+    DEGRADED: "False",
+    AUTOSCALER_CONFLICT: "False",
+    VERIFIED: "True",
+    PLUGIN_REPORTING: "True",
+    RECOMMENDED: "True",
+    VALID: "True",
+}
 """Conditions whose opposite somebody should look at."""
-_HARMLESS = ("NoPods", "PodsNotRunning", "InsufficientData", "EstimatedFromVLLM")
+_HARMLESS = ("NoPods", "PodsNotRunning", "InsufficientData", ESTIMATED)
 """Reasons that a workload has at its beginning and at its end."""
 
 
@@ -109,7 +120,8 @@ def event(happening: Happening, regarding: Raw, now: float, instance: str) -> Ra
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {
-            "name": f"{metadata['name']}.{hashlib.sha256(said.encode()).hexdigest()[:_DIGITS]}",
+            "name": f"{metadata['name'][:_LONGEST_NAME].rstrip('.-')}."
+            f"{hashlib.sha256(said.encode()).hexdigest()[:_DIGITS]}",
             "namespace": event_namespace(regarding),
         },
         "eventTime": _micro(now),
@@ -117,7 +129,7 @@ def event(happening: Happening, regarding: Raw, now: float, instance: str) -> Ra
         "reportingInstance": instance,
         "action": "Evaluate",
         "reason": happening.reason,
-        "note": happening.note if len(happening.note) <= _LONGEST_NOTE else happening.note[: _LONGEST_NOTE - 1] + "…",
+        "note": _cut(happening.note),
         "type": happening.type,
         "regarding": reference,
     }
@@ -126,6 +138,13 @@ def event(happening: Happening, regarding: Raw, now: float, instance: str) -> Ra
 def told_again(times: int, now: float) -> Raw:
     """The merge patch that counts an event up; `times` at least 2."""
     return {"series": {"count": max(2, times), "lastObservedTime": _micro(now)}}
+
+
+def _cut(note: str) -> str:
+    encoded = note.encode()
+    if len(encoded) <= _LONGEST_NOTE:
+        return note
+    return encoded[: _LONGEST_NOTE - len("…".encode())].decode(errors="ignore") + "…"
 
 
 def _micro(seconds: float) -> str:

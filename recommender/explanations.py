@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from recommender.api.object_store import ObjectStore, Raw
+from recommender.api.object_store import ObjectReader, Raw
 from recommender.api.objects import InvalidObjectError
-from recommender.api.policies import PolicySpec
+from recommender.api.policies import DEFAULT_POLICY, PolicySpec
 from recommender.api.recommendations import VLLMRecommendation
 from recommender.bounds import Knees, Pools
 from recommender.curves import HitRateCurve
@@ -106,7 +106,7 @@ class Explanation:
         }
 
 
-def explain(store: ObjectStore, history_path: Path, namespace: str, name: str) -> Explanation:
+def explain(store: ObjectReader, history_path: Path, namespace: str, name: str) -> Explanation:
     """Explain the recommendation of this name, or that of the workload of this name.
 
     Raises `NothingToExplainError`, and `HistoryError` where the history cannot be read.
@@ -148,7 +148,7 @@ def explain(store: ObjectStore, history_path: Path, namespace: str, name: str) -
     )
 
 
-def _find(store: ObjectStore, namespace: str, name: str) -> VLLMRecommendation:
+def _find(store: ObjectReader, namespace: str, name: str) -> VLLMRecommendation:
     raws = store.list(VLLMRecommendation.KIND, namespace)
     found = [raw for raw in raws if raw["metadata"].get("name") == name or _workload_name(raw) == name]
     if not found:
@@ -170,9 +170,9 @@ def _workload_name(raw: Raw) -> str:
     return str(((raw.get("spec") or {}).get("targetRef") or {}).get("name") or "")
 
 
-def _policy(store: ObjectStore, history: HistoryReader, recommendation: VLLMRecommendation) -> ResolvedPolicy:
+def _policy(store: ObjectReader, history: HistoryReader, recommendation: VLLMRecommendation) -> ResolvedPolicy:
     resolved = recommendation.status.policy
-    return Resolver(store, history.policies()).policy(resolved.value if resolved else "default")
+    return Resolver(store, history.policies()).policy(resolved.value if resolved else DEFAULT_POLICY)
 
 
 def _without_data(recommendation: VLLMRecommendation, policy: ResolvedPolicy) -> Explanation:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from recommender.histograms import BUCKETS
+from recommender.histograms import BUCKETS, pack
 from recommender.samples import (
     LARGEST_BYTES,
     LARGEST_COUNT,
@@ -268,7 +268,7 @@ def _engine_sample(page: _Page, engine: str) -> EngineSample:
         hit_tokens=count(names.HIT_TOKENS),
         preemptions=count(names.PREEMPTIONS),
         admissions_blocked=count(names.ADMISSIONS_BLOCKED),
-        reuse=page.reuse(engine),
+        reuse=pack(page.reuse(engine)),
     )
     if counters.hit_tokens > counters.lookup_tokens:
         raise RefusedSampleError(

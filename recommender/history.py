@@ -96,7 +96,14 @@ class HistoryReader:
 
     def series(self, workload: WorkloadKey, fingerprint: str, since: float) -> tuple[Series, ...]:
         """Every engine of `workload` seen under `fingerprint`, with its intervals that began at `since` or later."""
-        return self._read(lambda: self._series(workload, fingerprint, since))
+
+        def found() -> tuple[Series, ...]:
+            with self._connection:
+                # One view of the file: another process may store a new engine's interval between two statements.
+                self._connection.execute("BEGIN")
+                return self._series(workload, fingerprint, since)
+
+        return self._read(found)
 
     def baseline(self, key: SeriesKey) -> Baseline | None:
         """The counters of an engine when its last stored interval ended."""
@@ -168,7 +175,7 @@ class HistoryReader:
         # Engine by engine, each in order of time.
         order = (columns.rows["start"] >= since).nonzero()[0]
         order = order[np.argsort(owners[order], kind="stable")]
-        owners, columns = owners[order], Columns(columns.rows[order], columns.counts[order])
+        owners, columns = owners[order], columns.taken(order)
         numbers = [engine[0] for engine in engines]
         first, last = np.searchsorted(owners, numbers), np.searchsorted(owners, numbers, side="right")
         if int((last - first).sum()) != len(owners):
@@ -248,13 +255,14 @@ class History(HistoryReader):
         def place(closed: ClosedInterval) -> tuple[WorkloadKey, str, float, float]:
             return (closed.key.workload, closed.key.fingerprint, closed.interval.start, closed.expires)
 
+        given = list(intervals)
+        # Counting goes on from the one that came last, wherever a clock that was set back has put its interval.
+        newest = {closed.key: closed for closed in given}
         with self._transaction():
-            for (workload, fingerprint, start, expires), group in itertools.groupby(
-                sorted(intervals, key=place), place
-            ):
+            for (workload, fingerprint, start, expires), group in itertools.groupby(sorted(given, key=place), place):
                 together = list(group)
                 number = self._made_workload(workload, fingerprint)
-                engines = [self._remember(number, closed) for closed in together]
+                engines = [self._remember(number, newest[closed.key], expires) for closed in together]
                 columns = Columns.of(closed.interval for closed in together)
                 self._observed(number, float(start), float(expires), engines, columns, merged=False)
                 self._merge(number)
@@ -318,19 +326,26 @@ class History(HistoryReader):
 
         Not of all workloads at once.
         """
-        rows = self._connection.execute(
-            f"SELECT rowid, {_OBSERVED} FROM observed WHERE workload = ? AND NOT merged ORDER BY newest", (workload,)
-        ).fetchall()
-        if len(rows) < _MERGED_ROWS + workload % _MERGED_ROWS:
+        single = "FROM observed WHERE workload = ? AND NOT merged"
+        (waiting,) = self._connection.execute(f"SELECT count(*) {single}", (workload,)).fetchone()
+        if waiting < _MERGED_ROWS + workload % _MERGED_ROWS:
             return
-        oldest = rows[:_MERGED_ROWS]
+        oldest = self._connection.execute(
+            f"SELECT rowid, {_OBSERVED} {single} ORDER BY newest LIMIT {_MERGED_ROWS}", (workload,)
+        ).fetchall()
         found = [unsealed(row) for _, *row in oldest]
         engines, columns = from_contents(Content(*row[3:]) for row in found)
         self._connection.executemany("DELETE FROM observed WHERE rowid = ?", [row[:1] for row in oldest])
         newest, expires = max(row[1] for row in found), max(row[2] for row in found)
         self._observed(workload, newest, expires, engines.tolist(), columns, merged=True)
+        # An engine that went away is known for as long as a row has intervals of it.
+        self._connection.executemany(
+            "UPDATE series SET expires = ? WHERE id = ? AND expires < ?",
+            [(expires, engine, expires) for engine in set(engines.tolist())],
+        )
 
-    def _remember(self, workload: int, closed: ClosedInterval) -> int:
+    def _remember(self, workload: int, closed: ClosedInterval, expires: float) -> int:
+        """The number of an engine, of which `closed` came last."""
         key = closed.key
         engine = (workload, key.pod, key.uid, key.engine, facts_text(closed.facts), float(closed.seen_at))
         sealed = (*engine, counters_blob(closed.counters))
@@ -342,7 +357,7 @@ class History(HistoryReader):
                 seal = excluded.seal, expires = max(expires, excluded.expires)
             RETURNING id
             """,
-            (*sealed, seal(*sealed), float(closed.expires)),
+            (*sealed, seal(*sealed), float(expires)),
         ).fetchone()
         return int(row[0])
 

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recommender.histograms import BOUNDED_BUCKETS, BUCKETS
+from recommender.histograms import BOUNDED_BUCKETS, BUCKETS, bytes_of
 from recommender.intervals import ROW, Columns
 from recommender.samples import Counters, EngineFacts, Rank
 
 _ENGINE = np.dtype("<i8")
 _LARGE = np.dtype([("place", "<i8"), ("count", "<u8")])
 """A count that is wider than the others of its row."""
-_COUNTERS = struct.Struct(f"<{5 + BUCKETS}Q")
+_COUNTERS = struct.Struct(f"<5Q{8 * BUCKETS}s")
 
 
 class DamagedRowError(ValueError):
@@ -134,14 +134,14 @@ def counters_blob(counters: Counters) -> bytes:
         counters.hit_tokens,
         counters.preemptions,
         counters.admissions_blocked,
-        *counters.reuse,
+        bytes_of(counters.reuse),
     )
 
 
 def counters_of(blob: bytes) -> Counters:
     """Raises `DamagedRowError`."""
     try:
-        requests, lookup_tokens, hit_tokens, preemptions, blocked, *reuse = _COUNTERS.unpack(blob)
+        requests, lookup_tokens, hit_tokens, preemptions, blocked, reuse = _COUNTERS.unpack(blob)
     except struct.error as error:
         raise DamagedRowError(f"counters of an engine: {error}") from error
-    return Counters(requests, lookup_tokens, hit_tokens, preemptions, blocked, tuple(reuse))
+    return Counters(requests, lookup_tokens, hit_tokens, preemptions, blocked, int.from_bytes(reuse, "little"))

@@ -50,10 +50,6 @@ class Interval:
     def end(self) -> float:
         return self.start + self.seconds
 
-    @property
-    def middle(self) -> float:
-        return self.start + self.seconds / 2
-
 
 _PLAIN = [field for field in dataclasses.fields(Interval) if field.name != "reuse"]
 _BEYOND = "beyond"
@@ -124,14 +120,23 @@ class Columns(Sequence[Interval]):
 
     def kept(self, mask: NDArray[np.bool_]) -> Columns:
         """The rows of `mask`; without a copy where that is all of them."""
-        return self if mask.all() else Columns(self.rows[mask], self.counts[mask])
+        return self if mask.all() else self.taken(mask.nonzero()[0])
+
+    def taken(self, places: NDArray[np.int64]) -> Columns:
+        """The rows of `places`, in their order."""
+        # As in `together`: forty times faster.
+        numbers = self.rows.view(_EIGHT_BYTES).reshape(-1, ROW.itemsize // _EIGHT_BYTES.itemsize)
+        return Columns(numbers.take(places, axis=0).reshape(-1).view(ROW), self.counts.take(places, axis=0))
 
     def total(self, column: str) -> int:
         return int(self.rows[column].sum())
 
     def cumulative(self) -> tuple[int, ...]:
         """The reuse histogram of all rows together: cumulative counts, +Inf last."""
-        up_to: list[int] = self.counts.sum(axis=0, dtype=np.int64).cumsum().tolist()
+        # The narrower type takes half the time, and holds what so many small counts can come to.
+        small = self.counts.itemsize == 2 and len(self) < 1 << 16
+        summed = self.counts.sum(axis=0, dtype=np.uint32 if small else np.int64)
+        up_to: list[int] = summed.cumsum(dtype=np.int64).tolist()
         return (*up_to, up_to[-1] + self.total(_BEYOND))
 
     def __len__(self) -> int:

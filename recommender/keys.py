@@ -1,14 +1,16 @@
-"""What the recommender's values belong to: a workload's container, and one engine of one of its pods."""
+"""What the recommender's values belong to: a workload's container, and one engine of one of its pods.
+
+Tuples, because a round looks up tens of thousands of them: Python hashes and compares these ten times faster.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from recommender.api.workloads import WorkloadRef
 
 
-@dataclass(frozen=True, order=True)
-class WorkloadKey:
+class WorkloadKey(NamedTuple):
     """What gets one recommendation."""
 
     namespace: str
@@ -19,8 +21,7 @@ class WorkloadKey:
         return f"{self.namespace}/{self.workload}/{self.container}"
 
 
-@dataclass(frozen=True, order=True)
-class SeriesKey:
+class SeriesKey(NamedTuple):
     """One engine of one pod, started from one fingerprint. A pod of the same name made anew has another `uid`."""
 
     workload: WorkloadKey

@@ -7,7 +7,6 @@ and so are the results; only the last step, from a place in a bucket to bytes, i
 
 from __future__ import annotations
 
-import itertools
 import math
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
@@ -16,12 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recommender.windows import ROLLING_PARTS, Window, nearest_rank, rank_of
+from recommender.windows import ROLLING_PARTS, Window, rank_of
 from vllm_plugin.names import REUSE_BUCKET_BOUNDS
 
 _BOUNDS: tuple[float, ...] = REUSE_BUCKET_BOUNDS
 _WHOLE_BUCKET = 2.0
 """A share that no place within a bucket has: only its upper end will do."""
+
+_BLOCK_ROWS = 10
 
 Array = NDArray[Any]
 
@@ -38,9 +39,11 @@ class WorstKnees:
 def worst_knees(
     window: Window, allowed_loss: float, today_bytes: float, coverage_percent: float, percentile: float
 ) -> WorstKnees:
-    """The largest knee of any curve of the window, and of its rolling parts (see `Window.curves`)."""
-    if not _is_regular(window):
-        return _one_by_one(window, allowed_loss, today_bytes, coverage_percent, percentile)
+    """The largest knee of the window, and of its rolling parts: of the curve of all pods together, and of that of each
+    pod that was there for `coverage_percent` of the time.
+
+    Distances scale with a pod's own traffic, so that the sum alone would hide a pod that is busier than the rest.
+    """
     parts = _Parts(window, coverage_percent)
     buckets, shares = _Curves(window, parts, allowed_loss, today_bytes).worst_places()
     covered = parts.counts.nonzero()[0] + 1
@@ -50,26 +53,6 @@ def worst_knees(
         decides = order[rank_of(len(order), percentile)]
         rolling = _size_of(int(buckets[decides]), float(shares[decides]), today_bytes)
     return WorstKnees(_size_of(int(buckets[0]), float(shares[0]), today_bytes), rolling, len(covered))
-
-
-def _is_regular(window: Window) -> bool:
-    """Are all intervals of one length, one for each time and engine, and blocks of one size? Nearly always."""
-    rows = window.columns.rows
-    starts = rows["start"]
-    ascending = np.diff(starts) > 0
-    # Between two series time may go back.
-    ascending[window.lengths.cumsum()[:-1] - 1] = True
-    return bool(ascending.all()) and bool((rows["seconds"] == rows["seconds"][0]).all()) and window.has_one_block_size
-
-
-def _one_by_one(
-    window: Window, allowed_loss: float, today_bytes: float, coverage_percent: float, percentile: float
-) -> WorstKnees:
-    def worst(of: Window) -> float:
-        return max(curve.knee(allowed_loss, today_bytes) for curve in of.curves(coverage_percent))
-
-    rolling = [worst(part) for part in window.rolling(coverage_percent)]
-    return WorstKnees(worst(window), nearest_rank(rolling, percentile) if rolling else None, len(rolling))
 
 
 def _size_of(bucket: int, share: float, today_bytes: float) -> float:
@@ -90,25 +73,20 @@ class _Parts:
     """The window itself, then its rolling parts: which rows of each series belong to it, and which curves count."""
 
     def __init__(self, window: Window, coverage_percent: float) -> None:
-        columns, lengths = window.columns, window.lengths
+        lengths = window.lengths
+        middles, rows_before = window.rows_by_interval()
         ends = np.array(window.part_ends())
         length = window.seconds / ROLLING_PARTS
         begins = ends - length
-        shape = (len(ends) + 1, len(lengths))
-        self.low, self.high = np.empty(shape, np.int64), np.empty(shape, np.int64)
+        first = lengths.cumsum() - lengths
+        self.low: Array = first + np.vstack((rows_before[0], rows_before[np.searchsorted(middles, begins, "right")]))
+        self.high: Array = first + np.vstack((lengths, rows_before[np.searchsorted(middles, ends, "right")]))
         """Rows [low, high) of each part and series."""
-        bounds = np.concatenate(([0], lengths.cumsum())).tolist()
-        self.low[0], self.high[0] = bounds[:-1], bounds[1:]
-        for index, (first, last) in enumerate(itertools.pairwise(bounds)):
-            own = columns.middles[first:last]
-            self.low[1:, index] = first + np.searchsorted(own, begins, side="right")
-            self.high[1:, index] = first + np.searchsorted(own, ends, side="right")
-        tokens = self._sums(np.concatenate(([0], columns.rows["lookup_tokens"].cumsum())))
+        tokens = self._sums(np.concatenate(([0], window.columns.rows["lookup_tokens"].cumsum())))
         self.tokens: Array = np.concatenate((tokens, tokens.sum(axis=1, keepdims=True)), axis=1)
         """Looked up, of each part and series, and last of all series together."""
-        starts, seen = window.covered_by_start
-        middles = starts + columns.rows["seconds"][0] / 2
-        inside = np.vstack((np.ones(len(starts)), (begins[:, None] < middles) & (middles <= ends[:, None])))
+        seen = window.covered_by_interval
+        inside = np.vstack((np.ones(len(middles)), (begins[:, None] < middles) & (middles <= ends[:, None])))
         lasts = np.concatenate(([window.seconds], np.full(len(ends), length)))[:, None]
         seen = np.vstack((seen, seen.max(axis=0)))
         covered = 100 * np.minimum(inside @ seen.T, lasts) / lasts >= coverage_percent
@@ -121,16 +99,31 @@ class _Parts:
     def hits(self, counts: Array, of: type[np.signedinteger[Any]]) -> Array:
         """Blocks of each part and curve up to each of some buckets; `counts` of each row and single bucket. `of`: the
         type that holds them all."""
-        before = np.zeros((len(counts) + 1, counts.shape[1]), of)
-        np.cumsum(counts, axis=1, dtype=of, out=before[1:])
-        np.cumsum(before[1:], axis=0, out=before[1:])
-        alone = self._sums(before)
-        return np.concatenate((alone, alone.sum(axis=1, keepdims=True, dtype=of)), axis=1)
+        alone = self._sums(_running_sums(counts, of))
+        found = np.concatenate((alone, alone.sum(axis=1, keepdims=True, dtype=of)), axis=1)
+        return np.cumsum(found, axis=2, out=found)
 
     def _sums(self, before: Array) -> Array:
         """Sums over the rows of each part and series, from the sums of all rows before each."""
         sums: Array = before[self.high] - before[self.low]
         return sums
+
+
+def _running_sums(counts: Array, of: type[np.signedinteger[Any]]) -> Array:
+    """The sums of all rows before each, and, last, of all: (rows + 1, columns).
+
+    In blocks, the same row of all at once: NumPy's own sum along this axis goes column by column, in twice the time.
+    """
+    rows, columns = counts.shape
+    blocks = np.zeros((rows // _BLOCK_ROWS + 1, _BLOCK_ROWS, columns), of)
+    sums = blocks.reshape(-1, columns)
+    sums[1 : rows + 1] = counts
+    for place in range(1, _BLOCK_ROWS):
+        here = blocks[:, place]
+        np.add(here, blocks[:, place - 1], out=here)
+    if len(blocks) > 1:
+        blocks[1:] += _running_sums(blocks[:-1, -1], of)[1:, None]
+    return sums[: rows + 1]
 
 
 class _Curves:
@@ -139,7 +132,7 @@ class _Curves:
     def __init__(self, window: Window, parts: _Parts, allowed_loss: float, today_bytes: float) -> None:
         self._parts = parts
         self._allowed = allowed_loss
-        self._block_tokens = float(window.block_tokens)
+        self._block_tokens = np.array([*window.block_tokens_of_each, window.block_tokens], np.float64)
         # Where nothing was looked up nothing is lost.
         self._tokens = np.where(parts.tokens > 0, parts.tokens, np.inf)
         self._own_bucket = bisect_left(_BOUNDS, today_bytes)
@@ -156,11 +149,11 @@ class _Curves:
     def worst_places(self) -> tuple[Array, Array]:
         """Of each part: the largest bucket that a knee lies in, and of those in it, the largest share of it."""
         searched = self._table[:, :, : self._own_bucket - self._first]
-        lost = self._loss(self._today[:, :, None] - searched, self._tokens[:, :, None])
+        lost = (self._today[:, :, None] - searched) * self._block_tokens[:, None] / self._tokens[:, :, None]
         # The loss never rises with the size: the knee lies in the first bucket at whose upper end it is allowed.
         found = self._first + (lost > self._allowed).sum(axis=2)
         shares = self._shares(found)
-        counted = self._parts.curves & (self._loss(self._today, self._tokens) > self._allowed)
+        counted = self._parts.curves & (self._loss(self._today) > self._allowed)
         buckets = np.where(counted, found, -1)
         worst = buckets.max(axis=1)
         return worst, np.where(counted & (buckets == worst[:, None]), shares, 0.0).max(axis=1)
@@ -168,8 +161,8 @@ class _Curves:
     def _shares(self, buckets: Array) -> Array:
         """How far into its bucket each knee lies, by the logarithm of the size."""
         inside = np.minimum(buckets, len(_BOUNDS) - 1)
-        missing = self._loss(self._today - self._hits(inside - 1), self._tokens) - self._allowed
-        smooth = self._rate(self._smooth(inside), self._tokens)
+        missing = self._loss(self._today - self._hits(inside - 1)) - self._allowed
+        smooth = self._rate(self._smooth(inside))
         partly = (missing <= smooth) & (smooth > 0)
         return np.where(partly, missing / np.where(partly, smooth, 1.0), _WHOLE_BUCKET)
 
@@ -208,9 +201,9 @@ class _Curves:
         today: Array = below + smooth * share + (above - below - smooth) * 1.0
         return today
 
-    def _loss(self, blocks: Array, tokens: Array) -> Array:
-        return np.maximum(self._rate(blocks, tokens), 0.0)
+    def _loss(self, blocks: Array) -> Array:
+        return np.maximum(self._rate(blocks), 0.0)
 
-    def _rate(self, blocks: Array, tokens: Array) -> Array:
-        rate: Array = blocks * self._block_tokens / tokens
+    def _rate(self, blocks: Array) -> Array:
+        rate: Array = blocks * self._block_tokens / self._tokens
         return rate

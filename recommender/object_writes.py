@@ -31,6 +31,8 @@ THERE = 409
 """Somebody else wrote at the same moment, or the same fields; or the object to be created is there."""
 _THROTTLED = 429
 _TOO_EARLY = (_THROTTLED, 500, 502, 503, 504)
+_NAMESPACE_GOES = "NamespaceTerminating"
+"""The cause of a refusal to create anything in a namespace that is being deleted."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Write:
-    """What is asked for one object: steps, one after the other. `done` is told the last answer, None where the object
-    is gone. Where it must not be lost it is tried until it is done, otherwise only while the server cannot be reached.
+    """What is asked for one object: steps, one after the other. `done` is told the last answer, None where the object,
+    or its namespace, is gone. Where it must not be lost it is tried until it is done, otherwise only while the server
+    cannot be reached.
     """
 
     key: Key
@@ -151,10 +154,14 @@ class Writer:
         while True:
             now = time.monotonic()
             write = self._next(now)
+            if now < self._held_until:
+                # What is asked for meanwhile waits with the rest: nobody looks through all of it each time.
+                await asyncio.sleep(self._held_until - now)
+                continue
             if write is None:
                 self._more.clear()
                 times = [self._time_of(key) for key in self._waiting]
-                pause = max(self._held_until, min(times)) - now if times else None
+                pause = min(times) - now if times else None
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._more.wait(), pause if pause is None else max(pause, 0.0))
                 continue
@@ -217,8 +224,8 @@ class Writer:
             self._count(write.key, "throttled" if error.status == _THROTTLED else "failed")
             return
         self._reached()
-        if error.status == GONE:
-            logger.info("%s %s is gone, and is not written", kind, _shown(namespace, name))
+        if error.status == GONE or _NAMESPACE_GOES in error.causes:
+            logger.info("%s %s is not written: it, or its namespace, is gone", kind, _shown(namespace, name))
             self._over(write, "gone")
             write.done(None)
             return
@@ -261,7 +268,8 @@ class Writer:
         self._unreachable = why
         backoff = min(self._pace.longest_delay, self._pace.first_delay * 2.0 ** min(self._failures, 16))
         self._failures += 1
-        self._held_until = time.monotonic() + (backoff if seconds is None else seconds) * random.uniform(1, 1.5)
+        pause = backoff if seconds is None else max(seconds, self._pace.first_delay)
+        self._held_until = time.monotonic() + pause * random.uniform(1, 1.5)
 
     def _reached(self) -> None:
         if self._unreachable is not None:

@@ -38,6 +38,8 @@ class Observer:
         self._telemetry = telemetry
         self._recorder = Recorder(self._baseline)
         self._unwritten: list[ClosedInterval] = []
+        self._newest: dict[SeriesKey, ClosedInterval] = {}
+        """The last of each engine among them."""
         self._memories: list[Memory] = []
         self._kept: dict[str, float] = {}
         self._faults: dict[Identity, str] = {}
@@ -71,9 +73,9 @@ class Observer:
 
     def _baseline(self, key: SeriesKey) -> Baseline | None:
         # What waits to be written is newer than what the store has.
-        for closed in reversed(self._unwritten):
-            if closed.key == key:
-                return Baseline(closed.counters, closed.seen_at)
+        closed = self._newest.get(key)
+        if closed is not None:
+            return Baseline(closed.counters, closed.seen_at)
         # One that was set aside and could not be begun anew yet knows nothing.
         return None if self._history.is_closed else self._history.baseline(key)
 
@@ -113,11 +115,12 @@ class Observer:
 
     def _store(self, closed: Sequence[ClosedInterval], now: float) -> None:
         self._unwritten += closed
+        self._newest.update((one.key, one) for one in closed)
         if self._unwritten and self.stored(lambda: self._history.append(self._unwritten)):
-            self._unwritten = []
+            self._unwritten, self._newest = [], {}
             self.stored(lambda: self._history.prune(now))
         else:
-            self._unwritten = _thinned(self._unwritten)
+            self._unwritten = _thinned(self._unwritten, self._newest)
         if len(self._unwritten) > _MOST_UNWRITTEN:
             lost = len(self._unwritten) - _MOST_UNWRITTEN
             logger.error("%d intervals are lost: the store could not be written for too long", lost)
@@ -135,12 +138,13 @@ class Observer:
         self._faults = faults
 
 
-def _thinned(waiting: Sequence[ClosedInterval]) -> list[ClosedInterval]:
-    """Without the counters of all but the last interval of each engine: they are the larger part."""
-    last = {closed.key: index for index, closed in enumerate(waiting)}
+def _thinned(waiting: Sequence[ClosedInterval], newest: Mapping[SeriesKey, ClosedInterval]) -> list[ClosedInterval]:
+    """Without the counters of all but the `newest` interval of each engine: they are half of it all."""
     return [
-        closed if last[closed.key] == index or closed.counters is _SUPERSEDED else replace(closed, counters=_SUPERSEDED)
-        for index, closed in enumerate(waiting)
+        closed
+        if closed is newest[closed.key] or closed.counters is _SUPERSEDED
+        else replace(closed, counters=_SUPERSEDED)
+        for closed in waiting
     ]
 
 
@@ -153,7 +157,8 @@ def reports_of(
     found: dict[WorkloadKey, list[PodReport]] = {}
     for pod in pods:
         report = scraped.get(pod.identity) or PodReport(pod, fault=_why_not_scraped(pod))
-        found.setdefault(pod.key, []).append(replace(report, estimate=estimates.get(pod.identity)))
+        estimate = estimates.get(pod.identity)
+        found.setdefault(pod.key, []).append(report if estimate is None else replace(report, estimate=estimate))
     return {key: tuple(reports) for key, reports in found.items()}
 
 

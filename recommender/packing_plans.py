@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Literal
 
-from recommender.api.object_store import ObjectStore, Raw
+from recommender.api.object_store import ObjectReader, Raw
 from recommender.api.objects import InvalidObjectError
 from recommender.api.recommendations import VLLMRecommendation
 from recommender.api.rounding import MEBIBYTE, request_bytes
@@ -118,7 +118,7 @@ class Plan:
     left_out: tuple[LeftOut, ...]
 
 
-def plan_of(store: ObjectStore, prices: Prices) -> Plan:
+def plan_of(store: ObjectReader, prices: Prices) -> Plan:
     """Plan for all pods in `store` that run vLLM on NVIDIA GPUs; each product's GPUs by themselves.
 
     A pod keeps to the product of GPU that it runs on: what it needs was measured there. Affinities, taints and other
@@ -194,7 +194,7 @@ def _engine(pod: Pod, recommendation: VLLMRecommendation | None, emitter: str, n
     )
 
 
-def _recommendations(store: ObjectStore) -> dict[WorkloadKey, VLLMRecommendation]:
+def _recommendations(store: ObjectReader) -> dict[WorkloadKey, VLLMRecommendation]:
     found: dict[WorkloadKey, VLLMRecommendation] = {}
     for raw in store.list(VLLMRecommendation.KIND):
         try:
@@ -213,7 +213,7 @@ def _by_product(engines: Sequence[Engine], nodes: Mapping[str, GpuNode]) -> dict
     return dict(sorted(found.items()))
 
 
-def _held_by_others(store: ObjectStore, engines: Sequence[Engine]) -> dict[str, int]:
+def _held_by_others(store: ObjectReader, engines: Sequence[Engine]) -> dict[str, int]:
     """Whole GPUs of each node that containers hold which are none of `engines`."""
     ours = {engine.name for engine in engines}
     held: dict[str, int] = defaultdict(int)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import logging
 import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from recommender.api.object_store import ObjectStore
+from recommender.api.object_store import ObjectStore, Raw
 from recommender.api.objects import InvalidObjectError
-from recommender.api.owners import Ownership
+from recommender.api.owners import OwnerKey, Ownership
 from recommender.api.policies import PolicySpec, VLLMPolicy
 from recommender.api.recommendations import LossBudget, Savings, TargetRef, VLLMRecommendation
 from recommender.api.units import format_bytes
 from recommender.api.workloads import recommendation_name
+from recommender.autoscaling import Autoscaler, autoscalers_of
 from recommender.cards import on_card
 from recommender.claiming import ensure_claim, is_there
 from recommender.consequences import Market, with_consequences
@@ -29,16 +31,17 @@ from recommender.history import History, Memory
 from recommender.history_files import UnreadableHistoryError
 from recommender.intervals import interval_seconds
 from recommender.keys import WorkloadKey
+from recommender.kv_demands import demands_of
 from recommender.observation import Observer, reports_of
 from recommender.policy_conditions import judged
 from recommender.prices import Prices
 from recommender.readings import Readings
-from recommender.resolution import Resolver, canonical
+from recommender.resolution import Resolver
 from recommender.scraping import Scraper
 from recommender.telemetry import Telemetry
 from recommender.trends import CLUSTER, allocatable_point, point_of
 from recommender.windows import ROLLING_PARTS
-from recommender.workload_states import PodReport, WorkloadState
+from recommender.workload_states import PodReport, WorkloadState, newest_of
 
 logger = logging.getLogger(__name__)
 
@@ -88,20 +91,28 @@ class Recommender:
         self._fallback = Fallback()
         self._known_policies = history.policies()
         self._stored_policies = dict(self._known_policies)
-        self._resolver = Resolver(store, self._known_policies)
+        self._readings = Readings()
+        self._resolver = Resolver(store, self._known_policies, self._readings)
         self._look = look or functools.partial(census_of, store)
         self._ownership = Ownership()
-        self._readings = Readings()
+        self._autoscalers: dict[OwnerKey, tuple[Autoscaler, ...]] = {}
+        self._own_pools: dict[tuple[WorkloadKey, str], int] = {}
         self._evaluated: dict[WorkloadKey, _Evaluated] = {}
         self._troubles: dict[WorkloadKey, str] = {}
         self._claims: dict[WorkloadKey, str | None] = {}
         self.period = SHORTEST_PERIOD_SECONDS
         """Seconds until the next round is due."""
+        self.longest_look = 0.0
+        """Seconds that this round's looks at pods take where none of them answers."""
+        self._said: set[str] = set()
+        self._saying: set[str] = set()
+        """Warnings of the last round, and of this one."""
+        self._refusal: str | None = None
 
     @property
     def fault(self) -> str | None:
-        """What keeps observations from being stored; None where nothing does."""
-        return self._observer.fault
+        """What keeps observations or objects from being stored; None where nothing does."""
+        return self._observer.fault or self._refusal
 
     async def round(self) -> None:
         """Look at all pods once, and evaluate the workloads that are due."""
@@ -116,10 +127,13 @@ class Recommender:
 
     async def _round(self) -> None:
         census = self._look()
-        ensure_plugin(self._store, census.opted_in)
+        self._refusal = None
+        self._put(functools.partial(ensure_plugin, self._store, census.opted_in))
         found = discover(census, self._resolver.owner_groups())
         self._ownership = found.ownership
+        self._autoscalers = autoscalers_of(self._store, found.ownership, self._warn)
         pods = list(found.injected)
+        self.longest_look = self._scraper.longest(len(pods)) + self._scraper.longest(len(pods) + len(found.bare))
         scrapes = await self._scraper.scrape(pods)
         self._telemetry.pods.set(len(pods))
         silent = [scrape.pod for scrape in scrapes if scrape.sample is None]
@@ -133,9 +147,14 @@ class Recommender:
         ]
         self._telemetry.without_plugin(bare)
         pods += bare
-        self._market = Market(gpu_nodes(self._store.list("Node")), self._prices())
+        nodes = self._store.list("Node")
+        self._market = Market(gpu_nodes(nodes), self._prices())
         reports = reports_of(pods, {})
-        states = {key: self._state(key, reports.get(key, ())) for key in self._workloads(reports)}
+        stored = {_place(raw): raw for raw in self._store.list(VLLMRecommendation.KIND)}
+        states = {
+            key: self._state(key, reports.get(key, ()), stored.get((key.namespace, _name_for(key))))
+            for key in self._workloads(reports, stored.values())
+        }
         windows = {key: _window_seconds(state) for key, state in states.items()}
         self.period = scrape_period(windows.values())
         self._store_policies()
@@ -151,10 +170,17 @@ class Recommender:
             # Probes are answered between two workloads.
             await asyncio.sleep(0)
         self._observer.store_memories()
-        self._observer.keep_point(CLUSTER, now, allocatable_point(self._store.list("Node")))
+        self._observer.keep_point(CLUSTER, now, allocatable_point(nodes))
+        self._readings.forget_unread()
+        self._said, self._saying = self._saying, set()
         self._evaluated = {key: self._evaluated[key] for key in states if key in self._evaluated}
         self._troubles = {key: self._troubles[key] for key in states if key in self._troubles}
         self._claims = {key: self._claims[key] for key in states if key in self._claims}
+        running = {(pod.key, pod.fingerprint) for pod in pods}
+        self._own_pools = {one: size for one, size in self._own_pools.items() if one in running}
+        self._telemetry.kv_demands(demands_of(scrapes, self._own_pools))
+        conflicts = {key: len(state.autoscaler_conflicts) for key, state in states.items()}
+        self._telemetry.autoscaler_conflicts({key: count for key, count in conflicts.items() if count})
         recommended = sum(one.recommended for one in self._evaluated.values())
         self._telemetry.workloads.labels("true").set(recommended)
         self._telemetry.workloads.labels("false").set(len(states) - recommended)
@@ -168,19 +194,33 @@ class Recommender:
         """Store what is counted so far."""
         self._observer.flush(time.time())
 
-    def _workloads(self, with_pods: Iterable[WorkloadKey]) -> list[WorkloadKey]:
+    def _put(self, write: Callable[[], object]) -> None:
+        """Write what no measurement and no size waits for: where that fails, the round goes on."""
+        try:
+            write()
+        except OSError as error:
+            self._refusal = f"objects cannot be written: {error}"
+            self._warn(self._refusal)
+
+    def _warn(self, sentence: str) -> None:
+        """Said in the first of several rounds."""
+        if sentence not in self._said | self._saying:
+            logger.warning("%s", sentence)
+        self._saying.add(sentence)
+
+    def _workloads(self, with_pods: Iterable[WorkloadKey], stored: Iterable[Raw]) -> list[WorkloadKey]:
         """Workloads with pods, and those without that have a recommendation: scaled to nothing, it waits for them."""
         found = set(with_pods)
-        for raw in self._store.list(VLLMRecommendation.KIND):
+        for raw in stored:
             try:
                 reference = TargetRef.model_validate(raw["spec"]["targetRef"])
                 found.add(WorkloadKey(raw["metadata"]["namespace"], reference.workload, reference.container))
             except (KeyError, TypeError, ValueError) as error:
-                logger.warning("a VLLMRecommendation is passed over: %s", " ".join(str(error).split()))
+                self._warn(f"a VLLMRecommendation is passed over: {' '.join(str(error).split())}")
         return sorted(found)
 
-    def _state(self, key: WorkloadKey, reports: tuple[PodReport, ...]) -> WorkloadState:
-        newest = max(reports, key=lambda report: report.pod.created_at, default=None)
+    def _state(self, key: WorkloadKey, reports: tuple[PodReport, ...], stored: Raw | None) -> WorkloadState:
+        newest = newest_of(reports)
         # What is said about a pod of a group of the user's own is said by the owners that it has.
         speaker = (newest.pod.owner if newest else None) or key.workload
         automation = self._resolver.automation(
@@ -192,9 +232,11 @@ class Recommender:
             automation = replace(automation, excluded=True, enabled=False)
         policy = self._resolver.policy(automation.policy)
         if policy.spec is not None and policy.fault is None:
-            self._known_policies[policy.name] = canonical(policy.spec)
+            self._known_policies[policy.name] = policy.text
         owner = self._ownership.object_of(key.namespace, key.workload)
-        return WorkloadState(key, reports, automation, policy, self._previous(key), owner)
+        scaled = (self._autoscalers.get((key.namespace, one), ()) for one in dict.fromkeys((key.workload, speaker)))
+        autoscalers = tuple(dict.fromkeys(itertools.chain.from_iterable(scaled)))
+        return WorkloadState(key, reports, automation, policy, self._previous(stored), owner, autoscalers)
 
     def _store_policies(self) -> None:
         """Keep the last valid spec of each policy, also in a history that begins anew."""
@@ -207,19 +249,19 @@ class Recommender:
     def _judge_policies(self, now: float) -> None:
         """Say on each policy whether it is followed as it stands."""
         for raw in self._store.list(VLLMPolicy.KIND):
-            said = judged(raw, self._resolver.policy(raw["metadata"]["name"]), now)
+            name = raw["metadata"].get("name")
+            said = judged(raw, self._resolver.policy(name), now) if name else None
             if said is not None:
-                self._store.apply_status(said)
+                self._put(functools.partial(self._store.apply_status, said))
 
-    def _previous(self, key: WorkloadKey) -> VLLMRecommendation | None:
-        name = recommendation_name(key.workload, key.container)
-        raw = self._store.get(VLLMRecommendation.KIND, key.namespace, name)
+    def _previous(self, raw: Raw | None) -> VLLMRecommendation | None:
+        """The recommendation `raw` as it stands; of one that cannot be read what is left of it."""
         if raw is None:
             return None
         try:
             return self._readings.read(VLLMRecommendation, raw)
         except InvalidObjectError as error:
-            logger.warning("%s; it is written anew", error)
+            self._warn(f"{error}; it is written anew")
         # What a person said in the spec stays, whatever the status has become.
         with contextlib.suppress(InvalidObjectError):
             return VLLMRecommendation.from_json({**raw, "status": {}})
@@ -246,10 +288,10 @@ class Recommender:
                 return
         self._troubles.pop(state.key, None)
         self._telemetry.evaluations.labels("written" if written else "unchanged").inc()
-        target = evaluation.recommendation.status.target
         status = evaluation.recommendation.status
         inputs = (*inputs, self._claim_is_there(state.key))
-        self._evaluated[state.key] = _Evaluated(slot, inputs, target is not None, status.loss_budget, status.savings)
+        recommended = status.target is not None
+        self._evaluated[state.key] = _Evaluated(slot, inputs, recommended, status.loss_budget, status.savings)
         _log_change(state, evaluation)
 
     def _claim_is_there(self, key: WorkloadKey) -> bool:
@@ -266,6 +308,8 @@ class Recommender:
         )
         standing = self._history.standing(state.key, fingerprint)
         evaluation = evaluate(state, series, candidates, now, standing)
+        if evaluation.assessment.pools is not None:
+            self._own_pools[state.key, fingerprint] = evaluation.assessment.pools.own_bytes
         claim = self._claims[state.key] = ensure_claim(self._store, evaluation.recommendation, state)
         shown = claim if self._claim_is_there(state.key) else None
         completed = with_consequences(evaluation.recommendation, state, self._market, shown)
@@ -291,6 +335,14 @@ class Recommender:
         return evaluation, written
 
 
+def _place(raw: Raw) -> tuple[str | None, str | None]:
+    return raw["metadata"].get("namespace"), raw["metadata"].get("name")
+
+
+def _name_for(key: WorkloadKey) -> str:
+    return recommendation_name(key.workload, key.container)
+
+
 def _window_seconds(state: WorkloadState) -> float:
     return (state.policy.spec or PolicySpec()).observation_window_seconds
 
@@ -310,7 +362,7 @@ def _inputs(state: WorkloadState) -> tuple[object, ...]:
         for report in state.reports
     )
     previous = (_has_status(state.previous), _is_stored(state.previous))
-    return (state.automation, state.policy.digest, state.policy.fault, previous, pods)
+    return (state.automation, state.autoscalers, state.policy.digest, state.policy.fault, previous, pods)
 
 
 def _has_status(recommendation: VLLMRecommendation | None) -> bool:

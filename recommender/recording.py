@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from recommender.histograms import EMPTY, pack
 from recommender.intervals import ClosedInterval, Interval, interval_seconds
 from recommender.keys import SeriesKey
 from recommender.samples import Counters, EngineFacts, EngineSample
@@ -32,7 +31,6 @@ class _Open:
     active_peak_bytes: int = 0
     demand_peak_bytes: int = 0
     total: Counters = field(default_factory=lambda: Counters(0, 0, 0, 0, 0))
-    reuse: int = EMPTY
 
     @property
     def seconds(self) -> float:
@@ -72,9 +70,7 @@ class Recorder:
             current.start, current.window_seconds = start, window_seconds
         last = engine.last
         if last is not None and at - last.seen_at <= window_seconds:
-            increment = sample.counters.since(last.counters)
-            current.total = _sum(current.total, increment)
-            current.reuse += pack(increment.reuse)
+            current.total = _sum(current.total, sample.counters.since(last.counters))
             elapsed = min(max(at - last.seen_at, 0.0), 2 * period)
         else:
             elapsed = period
@@ -112,13 +108,13 @@ class Recorder:
 
 
 def _sum(one: Counters, other: Counters) -> Counters:
-    # The histogram is added up packed; here only the scalars matter.
     return Counters(
         one.requests + other.requests,
         one.lookup_tokens + other.lookup_tokens,
         one.hit_tokens + other.hit_tokens,
         one.preemptions + other.preemptions,
         one.admissions_blocked + other.admissions_blocked,
+        one.reuse + other.reuse,
     )
 
 
@@ -137,5 +133,5 @@ def _interval(current: _Open) -> Interval:
         hit_tokens=total.hit_tokens,
         preemptions=total.preemptions,
         admissions_blocked=total.admissions_blocked,
-        reuse=current.reuse,
+        reuse=total.reuse,
     )

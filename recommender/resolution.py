@@ -8,13 +8,13 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeVar
 
 from pydantic import ValidationError
 
 from recommender.api.automation import Automation, resolve_automation
-from recommender.api.object_store import ObjectStore
+from recommender.api.object_store import ObjectReader
 from recommender.api.objects import ApiObject, InvalidObjectError
 from recommender.api.owner_groups import CustomOwnerGroup
 from recommender.api.policies import (
@@ -34,7 +34,7 @@ _Kind = TypeVar("_Kind", bound=ApiObject)
 @dataclass(frozen=True)
 class ResolvedPolicy:
     """A policy that holds. `spec` is None where there is none; `fault` says what is wrong, also where the last valid
-    spec goes on."""
+    spec goes on; `missing`, that there is no such object."""
 
     name: str
     spec: PolicySpec | None
@@ -46,25 +46,31 @@ class ResolvedPolicy:
         """Changes whenever the policy does: sizes asked for under one are not compared with those under another."""
         return "" if self.spec is None else digest_of(self.spec)
 
+    @cached_property
+    def text(self) -> str:
+        """The spec as JSON, equal for equal specs; empty where there is none."""
+        return "" if self.spec is None else _canonical(self.spec)
 
-def canonical(spec: PolicySpec) -> str:
-    """The spec as JSON, equal for equal specs."""
+
+def _canonical(spec: PolicySpec) -> str:
     return json.dumps(spec.to_json(), sort_keys=True)
 
 
+@lru_cache(maxsize=1024)
 def digest_of(spec: PolicySpec) -> str:
     """Equal for equal specs, and short."""
-    return hashlib.sha256(canonical(spec).encode()).hexdigest()[:16]
+    return hashlib.sha256(_canonical(spec).encode()).hexdigest()[:16]
 
 
 class Resolver:
-    """Reads the objects that decide about workloads. Remembers the last valid spec of each policy, by `last_valid`."""
+    """Reads the objects that decide about workloads, by `readings`. Remembers the last valid spec of each policy, at
+    first that of `last_valid`: JSON by name."""
 
-    def __init__(self, store: ObjectStore, last_valid: Mapping[str, str]) -> None:
+    def __init__(self, store: ObjectReader, last_valid: Mapping[str, str], readings: Readings | None = None) -> None:
         self._store = store
+        self._readings = readings or Readings()
         self._last_read: dict[tuple[str, str], ApiObject] = {}
         self._faults: dict[tuple[str, str], str] = {}
-        self._readings = Readings()
         self._resolved: dict[str, ResolvedPolicy] = {}
         self._last_valid: dict[str, PolicySpec] = {}
         for name, spec in last_valid.items():
@@ -95,19 +101,22 @@ class Resolver:
         raw = self._store.get(VLLMPolicy.KIND, None, name)
         if raw is None:
             return ResolvedPolicy(name, None, f"there is no VLLMPolicy {name}: create it, or name another", True)
+        fault: str | None = None
+        spec: PolicySpec | None
         try:
-            spec = self._readings.read(VLLMPolicy, raw).spec
+            spec = self._last_valid[name] = self._readings.read(VLLMPolicy, raw).spec
         except InvalidObjectError as error:
-            return ResolvedPolicy(name, self._last_valid.get(name), str(error))
-        self._last_valid[name] = spec
+            spec, fault = self._last_valid.get(name), str(error)
         before = self._resolved.get(name)
-        if before is None or before.spec is not spec:
-            before = self._resolved[name] = ResolvedPolicy(name, spec)
+        if before is None or before.spec is not spec or before.fault != fault:
+            before = self._resolved[name] = ResolvedPolicy(name, spec, fault)
         return before
 
     def _read(self, kind: type[_Kind], name: str) -> _Kind | None:
         raw = self._store.get(kind.KIND, None, name)
         if raw is None:
+            # What another one by that name says when it comes has nothing to do with this one.
+            self._last_read.pop((kind.KIND, name), None)
             return None
         try:
             found = self._readings.read(kind, raw)

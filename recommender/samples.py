@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from recommender.histograms import BUCKETS
+from recommender.histograms import EMPTY, increase
 
 LARGEST_COUNT = 2**53
 """Above it a double no longer counts by one: no honest counter is there."""
@@ -21,21 +20,20 @@ class RefusedSampleError(ValueError):
 
 @dataclass(frozen=True)
 class Counters:
-    """Counters of one engine since it started. `reuse` holds the histogram's cumulative counts, +Inf last."""
+    """Counters of one engine since it started. `reuse` is the packed histogram (`histograms.pack`)."""
 
     requests: int
     lookup_tokens: int
     hit_tokens: int
     preemptions: int
     admissions_blocked: int
-    reuse: tuple[int, ...] = (0,) * BUCKETS
+    reuse: int = EMPTY
 
     def since(self, earlier: Counters) -> Counters:
         """What was counted after `earlier`. Where a counter went down the engine was started anew: then all of it."""
         scalars = [now - then for now, then in zip(self._scalars(), earlier._scalars(), strict=True)]
-        reuse = tuple(map(operator.sub, self.reuse, earlier.reuse))
-        # Ascending from 0: no bucket went down either.
-        if min(scalars) < 0 or reuse[0] < 0 or any(map(operator.gt, reuse, reuse[1:])):
+        reuse = increase(self.reuse, earlier.reuse)
+        if min(scalars) < 0 or reuse is None:
             return self
         requests, lookup_tokens, hit_tokens, preemptions, admissions_blocked = scalars
         return Counters(requests, lookup_tokens, hit_tokens, preemptions, admissions_blocked, reuse)

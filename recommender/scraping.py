@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -25,6 +27,9 @@ _NO_ANSWER = (TimeoutError, aiohttp.ClientError, OSError)
 
 LARGEST_PAGE_BYTES = 4 << 20
 CONCURRENT_SCRAPES = 64
+PATIENCE_SECONDS = 0.5
+"""Whoever has not answered by then no longer counts among them: a zone that cannot be reached must not hold up the rest
+of the fleet. Some 700 connections at most are open at a time."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,11 @@ class Scraper:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             # A pod is looked at twice a minute: kept connections would be thousands, each idle.
-            connector=aiohttp.TCPConnector(limit=CONCURRENT_SCRAPES, force_close=True),
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept": f"{COMPACT_TYPE}, text/plain; version=0.0.4; q=0.5"},
+            # Of a compressed page nobody knows how long it is.
+            auto_decompress=False,
+            headers={"Accept": f"{COMPACT_TYPE}, text/plain; version=0.0.4; q=0.5", "Accept-Encoding": "identity"},
             # The deadline is that of the whole look, see below.
             timeout=aiohttp.ClientTimeout(total=None),
         )
@@ -72,6 +79,10 @@ class Scraper:
         if self._session is not None:
             await self._session.close()
 
+    def longest(self, pods: int) -> float:
+        """Seconds until so many pods have been looked at where none of them answers."""
+        return math.ceil(pods / CONCURRENT_SCRAPES) * PATIENCE_SECONDS + self._deadline_seconds
+
     async def scrape(self, pods: Sequence[Pod]) -> list[Scrape]:
         """Look at every pod that has an address."""
         return list(await asyncio.gather(*(self._scrape(pod, pod.address) for pod in pods if pod.address)))
@@ -82,18 +93,31 @@ class Scraper:
         looks = await asyncio.gather(*(self._look_at_vllm(pod, address) for pod, address in known))
         return [look for look in looks if look is not None]
 
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """A place among the few that are looked at, for the length of the block or of our patience."""
+        await self._gate.acquire()
+        place = contextlib.ExitStack()
+        place.callback(self._gate.release)
+        patience = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, place.close)
+        try:
+            yield
+        finally:
+            patience.cancel()
+            place.close()
+
     async def _look_at_vllm(self, pod: Pod, address: tuple[str, int]) -> VLLMScrape | None:
-        async with self._gate:
+        async with self._turn():
             try:
                 async with asyncio.timeout(self._deadline_seconds):
                     page = await self._page(*address)
                 return VLLMScrape(pod, time.time(), parse_vllm_page(page))
-            except (RefusedSampleError, *_NO_ANSWER):
+            except Exception:
                 # What matters is why the plugin does not answer, and that is said.
                 return None
 
     async def _scrape(self, pod: Pod, address: tuple[str, int]) -> Scrape:
-        async with self._gate:
+        async with self._turn():
             began = time.monotonic()
             sample: PodSample | None = None
             fault: str | None = None
@@ -107,6 +131,9 @@ class Scraper:
                 fault = f"no page from {_shown(address)} within {self._deadline_seconds:g} s"
             except _NO_ANSWER as error:
                 fault = f"no page from {_shown(address)}: {error or type(error).__name__}"
+            except Exception as error:
+                # Whatever one pod answers, the others' round goes on.
+                fault = f"the page of {_shown(address)} cannot be read: {type(error).__name__}: {error}"
             return Scrape(pod, time.time(), time.monotonic() - began, sample, fault)
 
     async def _page(self, host: str, port: int) -> str:

@@ -21,6 +21,7 @@ from recommender.api.object_store import FileObjectStore, ObjectStore
 from recommender.cluster_objects import ClusterObjects
 from recommender.discovery import Census
 from recommender.history import History
+from recommender.memory import keep_freed_memory
 from recommender.prices import PriceFile, Prices
 from recommender.probes import ProbeServer, probes
 from recommender.recommending import SHORTEST_PERIOD_SECONDS, Recommender
@@ -57,6 +58,7 @@ def serve(settings: RecommenderSettings) -> None:
     """Run until SIGTERM or SIGINT. Raises `HistoryError`, `ListenError`, `CredentialsError` or `PricesError` where
     it cannot start."""
     log_to_stderr()
+    keep_freed_memory()
     asyncio.run(_until_signal(settings))
 
 
@@ -168,7 +170,9 @@ class _Service:
     def alive(self) -> str | None:
         """What is wrong, where rounds no longer end."""
         since = time.monotonic() - self._ended
-        if since > _ROUNDS_MISSED * (self.recommender.period + DEADLINE_SECONDS):
+        # Many pods that do not answer are no reason to start anew.
+        patience = _ROUNDS_MISSED * (self.recommender.period + DEADLINE_SECONDS) + self.recommender.longest_look
+        if since > patience:
             return f"no round of scrapes ended in the last {since:.0f} s"
         return None
 

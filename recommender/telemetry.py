@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from recommender.api.recommendations import LossBudget, Savings
 from recommender.discovery import Pod
 from recommender.keys import WorkloadKey
+from recommender.kv_demands import KVDemand
 from vllm_plugin.names import PREFIX
 
 _NAME = PREFIX + "recommender_"
@@ -62,6 +63,32 @@ class Telemetry:
             ["namespace", "kind", "workload", "container"],
             registry=self.registry,
         )
+        of_workload = ["namespace", "kind", "workload", "container"]
+        self._kv_demand_bytes = Gauge(
+            PREFIX + "workload_kv_demand_bytes",
+            "Most KV cache that requests needed within a minute, of all engines together; bytes of a rank each.",
+            of_workload,
+            registry=self.registry,
+        )
+        self._kv_demand_ratio = Gauge(
+            PREFIX + "workload_kv_demand_ratio",
+            "The same of the average engine, as a share of the KV cache that the workload's own arguments make, "
+            "whatever size it has now.",
+            of_workload,
+            registry=self.registry,
+        )
+        self._kv_saturated_ratio = Gauge(
+            PREFIX + "workload_kv_saturated_ratio",
+            "Share of the engines in which requests needed more KV cache than there is within a minute.",
+            of_workload,
+            registry=self.registry,
+        )
+        self._autoscaler_conflicts = Gauge(
+            PREFIX + "workload_autoscaler_conflicts",
+            "Autoscalers that go by the usage of a KV cache whose size is automated.",
+            of_workload,
+            registry=self.registry,
+        )
         labels = ["namespace", "kind", "workload", "container", "use"]
         self._saved_gpus = Gauge(
             PREFIX + "workload_savings_gpus",
@@ -109,6 +136,23 @@ class Telemetry:
             spent = account.spent_tokens / account.budget_tokens if account.budget_tokens else 0.0
             self._loss_budget.labels(key.namespace, key.workload.kind, key.workload.name, key.container).set(spent)
 
+    def kv_demands(self, demands: Mapping[WorkloadKey, KVDemand]) -> None:
+        """Those of all workloads that report; nothing is left of the others."""
+        for gauge in (self._kv_demand_bytes, self._kv_demand_ratio, self._kv_saturated_ratio):
+            gauge.clear()
+        for key, demand in demands.items():
+            labels = _labels(key)
+            self._kv_demand_bytes.labels(*labels).set(demand.demand_bytes)
+            self._kv_saturated_ratio.labels(*labels).set(demand.saturated_ratio)
+            if demand.demand_ratio is not None:
+                self._kv_demand_ratio.labels(*labels).set(demand.demand_ratio)
+
+    def autoscaler_conflicts(self, counts: Mapping[WorkloadKey, int]) -> None:
+        """How many each workload has; nothing is left of those that have none."""
+        self._autoscaler_conflicts.clear()
+        for key, count in counts.items():
+            self._autoscaler_conflicts.labels(*_labels(key)).set(count)
+
     def savings(self, found: Mapping[WorkloadKey, Savings]) -> None:
         """Those of all workloads that have a size; nothing is left of the others."""
         self._saved_gpus.clear()
@@ -121,3 +165,7 @@ class Telemetry:
                 currency = savings.money.currency
                 self._saved_money.labels(*labels, "bankable", currency).set(savings.money.bankable_per_month)
                 self._saved_money.labels(*labels, "potential", currency).set(savings.money.potential_per_month)
+
+
+def _labels(key: WorkloadKey) -> tuple[str, str, str, str]:
+    return (key.namespace, key.workload.kind, key.workload.name, key.container)

@@ -48,6 +48,9 @@ def verify(
         return Verification("Unknown", STARTING, f"pod {pod.name} is starting")
     # At least one interval, however long the policy's window makes them.
     settle = max(parse_duration(policy.verify.settle), interval_seconds(policy.observation_window_seconds))
+    if age - settle > policy.observation_window_seconds:
+        message = f"pod {pod.name} settled longer ago than the window goes back"
+        return Verification("Unknown", FORGOTTEN, message)
     settling = Window.of(own, pod.created_at + settle, settle)
     if settling.preemptions:
         message = f"pod {pod.name} preempted requests {settling.preemptions} times while it settled"
@@ -55,9 +58,6 @@ def verify(
     if age < settle:
         message = f"pod {pod.name} is observed for {policy.verify.settle} before it is judged"
         return Verification("Unknown", SETTLING, message)
-    if age - settle > policy.observation_window_seconds:
-        message = f"pod {pod.name} settled longer ago than the window goes back"
-        return Verification("Unknown", FORGOTTEN, message)
     measured = settling.hit_rate
     if measured is None:
         return Verification("Unknown", NOTHING_OBSERVED, f"nothing was observed of pod {pod.name} while it settled")

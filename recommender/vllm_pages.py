@@ -72,7 +72,7 @@ class _Page:
             engine = labels.get("engine", "")
             if name == _CONFIG:
                 # V0 and some releases write "None" until the pool is there.
-                if labels.get("num_gpu_blocks", "").isdecimal() and labels.get("block_size", "").isdecimal():
+                if _counts(labels.get("num_gpu_blocks", "")) and _counts(labels.get("block_size", "")):
                     self.configs[engine] = labels
             elif name.endswith("_bucket"):
                 bound = float(labels.get("le", "nan"))
@@ -88,6 +88,10 @@ class _Page:
         hits, queries = self._count(_HITS, engine), self._count(_QUERIES, engine)
         if hits > queries:
             raise RefusedSampleError(f"vLLM's page shows {hits} hits of {queries} queries")
+        hit_rate = self._values.get((_HIT_RATE, engine))
+        # Below 0 it is where there is no cache of prefixes.
+        if hit_rate is not None and not hit_rate <= 1:
+            raise RefusedSampleError(f"{_HIT_RATE} is {hit_rate:g}, which cannot be")
         return VLLMSample(
             engine=engine,
             blocks=int(labels["num_gpu_blocks"]),
@@ -100,7 +104,7 @@ class _Page:
             context_tokens=self._context(engine),
             shows_hits=any((name, engine) in self._values for name in (*_QUERIES, _HIT_RATE))
             or labels.get("enable_prefix_caching") == "False",
-            hit_rate=self._values.get((_HIT_RATE, engine)),
+            hit_rate=hit_rate,
         )
 
     def _first(self, names: tuple[str, ...], engine: str) -> float | None:
@@ -125,6 +129,11 @@ class _Page:
         """The buckets of tokens go 1, 2, 5, 10, … as far as the longest context."""
         last = max((bound for bound in self._buckets.get((_PROMPTS, engine), {}) if bound < math.inf), default=0.0)
         return round(last), _next_step(last)
+
+
+def _counts(text: str) -> bool:
+    """Whether it is a number of blocks, or of tokens, that can be reckoned with."""
+    return text.isdecimal() and len(text) < len(str(LARGEST_COUNT)) and int(text) > 0
 
 
 def _next_step(bound: float) -> int:

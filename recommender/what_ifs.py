@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from recommender.api.object_store import ObjectStore
+from recommender.api.object_store import ObjectReader
 from recommender.api.objects import InvalidObjectError
 from recommender.api.policies import DEFAULT_POLICY, PolicySpec
 from recommender.api.recommendations import RecommendationStatus, Target, VLLMRecommendation
@@ -57,7 +57,7 @@ class Comparison:
 
 
 def what_if(
-    store: ObjectStore,
+    store: ObjectReader,
     history_path: Path,
     change: Callable[[PolicySpec], PolicySpec],
     namespace: str | None = None,

@@ -53,7 +53,8 @@ class Window:
         """The window over those intervals of `series` of which the larger part lies in it."""
         seen = [one for one in series if len(one.columns)]
         lengths = np.array([len(one.columns) for one in seen], np.int64)
-        return cls(end, seconds, seen, Columns.together([one.columns for one in seen]), lengths)._cut(end, seconds)
+        columns = _in_order(Columns.together([one.columns for one in seen]), lengths)
+        return cls(end, seconds, seen, columns, lengths)._cut(end, seconds)
 
     @cached_property
     def series(self) -> tuple[Series, ...]:
@@ -67,7 +68,7 @@ class Window:
     @cached_property
     def covered_seconds(self) -> float:
         """How much of the window holds data of at least one pod."""
-        of_any: list[float] = self.covered_by_start[1].max(axis=0, initial=0.0).tolist()
+        of_any: list[float] = self.covered_by_interval.max(axis=0, initial=0.0).tolist()
         return min(sum(of_any), self.seconds)
 
     @property
@@ -132,8 +133,9 @@ class Window:
         return self._known[0].facts.block_tokens if self._known else 1
 
     @property
-    def has_one_block_size(self) -> bool:
-        return len({one.facts.block_tokens for one in self._known}) <= 1
+    def block_tokens_of_each(self) -> list[int]:
+        """Tokens of a block of each series: on other GPUs vLLM may choose another size."""
+        return [one.facts.block_tokens for one in self._known]
 
     @property
     def approximate(self) -> bool:
@@ -154,18 +156,6 @@ class Window:
     def curve(self) -> HitRateCurve:
         """The curve of all pods together: the hit rate that the workload as a whole would have had."""
         return self._curve
-
-    def curves(self, coverage_percent: float) -> Iterator[HitRateCurve]:
-        """The curve of all pods together, and of each that was there for `coverage_percent` of the window.
-
-        Distances scale with a pod's own traffic, so that the sum alone would hide a pod that is busier than the rest.
-        """
-        yield self.curve()
-        if len(self.series) > 1:
-            for one in self.series:
-                alone = Window(self.end, self.seconds, (one,), one.columns, np.array([len(one.columns)]))
-                if alone.coverage_percent >= coverage_percent:
-                    yield alone.curve()
 
     def demand_peaks(self) -> list[float]:
         """The highest demand of any pod, for each interval."""
@@ -192,18 +182,20 @@ class Window:
                 yield window
 
     @cached_property
-    def covered_by_start(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The different starts of intervals; and how much of each was seen of each series (series, starts)."""
-        starts, order, first = self._starts
-        own = np.empty(len(order), np.int64)
-        own[order] = np.repeat(np.arange(len(starts)), np.diff(first, append=len(order)))
-        rows, shape = self.columns.rows, (len(self.lengths), len(starts))
-        place = np.repeat(np.arange(len(self.lengths)), self.lengths) * len(starts) + own
+    def covered_by_interval(self) -> NDArray[Any]:
+        """How much was seen of each interval, in seconds: (series, different intervals)."""
+        rows, shape = self.columns.rows, self._shape
         # A recommender that stopped and started again in an interval has stored two pieces of it.
-        seen = np.bincount(place, rows["covered_seconds"], shape[0] * shape[1])
+        seen = np.bincount(self._places, rows["covered_seconds"], shape[0] * shape[1])
         length = np.zeros(shape[0] * shape[1])
-        length[place] = rows["seconds"]
-        return starts, np.minimum(seen, length).reshape(shape)
+        length[self._places] = rows["seconds"]
+        return np.minimum(seen, length).reshape(shape)
+
+    def rows_by_interval(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """The middles of all intervals, ascending; and how many rows of each series come before each of them, and,
+        last, in all: (intervals + 1, series)."""
+        counts = np.bincount(self._places, minlength=self._shape[0] * self._shape[1]).reshape(self._shape)
+        return self._times[0], np.vstack((np.zeros_like(self.lengths), counts.cumsum(axis=1).T))
 
     def _cut(self, end: float, seconds: float) -> Window:
         """Those intervals of which the larger part lies in the `seconds` before `end`."""
@@ -220,17 +212,42 @@ class Window:
         return np.concatenate(([0], self.lengths.cumsum()[:-1]))
 
     @cached_property
-    def _starts(self) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
-        """The different starts of intervals, ascending; the rows in that order, and where those of each begin."""
-        starts = self.columns.rows["start"]
-        order = np.argsort(starts, kind="stable")
-        ordered = starts[order]
+    def _times(self) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+        """The different middles of intervals, ascending; the rows in that order, and where those of each begin."""
+        middles = self.columns.middles
+        order = np.argsort(middles, kind="stable")
+        ordered = middles[order]
         first = np.concatenate(([True], ordered[1:] != ordered[:-1]))[: len(ordered)].nonzero()[0]
         return ordered[first], order, first
 
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """Series and different intervals."""
+        return len(self.lengths), len(self._times[0])
+
+    @cached_property
+    def _places(self) -> NDArray[np.int64]:
+        """The place of each row among (series, different intervals)."""
+        series, intervals = self._shape
+        _, order, first = self._times
+        own = np.empty(len(order), np.int64)
+        own[order] = np.repeat(np.arange(intervals), np.diff(first, append=len(order)))
+        return np.repeat(np.arange(series), self.lengths) * intervals + own
+
     def _worst_of_each_interval(self, peak: str) -> list[float]:
-        _, order, first = self._starts
+        _, order, first = self._times
         if not len(order):
             return []
         worst: list[float] = np.maximum.reduceat(self.columns.rows[peak][order].astype(np.float64), first).tolist()
         return worst
+
+
+def _in_order(columns: Columns, lengths: NDArray[np.int64]) -> Columns:
+    """Each series in order of time, which a clock that was set back, or another length of intervals, may have upset."""
+    back = np.diff(columns.middles) < 0
+    # Between two series time may go back.
+    back[lengths.cumsum()[:-1] - 1] = False
+    if not back.any():
+        return columns
+    order = np.lexsort((columns.middles, np.repeat(np.arange(len(lengths)), lengths)))
+    return columns.taken(order)

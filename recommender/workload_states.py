@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 from recommender.api.automation import Automation
 from recommender.api.object_store import Raw
 from recommender.api.recommendations import VLLMRecommendation
+from recommender.autoscaling import Autoscaler
 from recommender.discovery import Pod
 from recommender.estimates import Estimate, worst
 from recommender.keys import WorkloadKey
@@ -30,9 +32,15 @@ class PodReport:
         return bool(self.engines) and self.fault is None
 
 
+def newest_of(reports: Iterable[PodReport]) -> PodReport | None:
+    """That of the newest pod; of several made in the same second always the same one."""
+    return max(reports, key=lambda report: (report.pod.created_at, report.pod.name), default=None)
+
+
 @dataclass(frozen=True)
 class WorkloadState:
-    """All of one workload at one moment. `owner` is its object, where the store holds it."""
+    """All of one workload at one moment. `owner` is its object, where the store holds it; `autoscalers` are its ones
+    that go by the usage of the pool."""
 
     key: WorkloadKey
     reports: tuple[PodReport, ...]
@@ -40,11 +48,17 @@ class WorkloadState:
     policy: ResolvedPolicy
     previous: VLLMRecommendation | None
     owner: Raw | None
+    autoscalers: tuple[Autoscaler, ...] = ()
+
+    @property
+    def autoscaler_conflicts(self) -> tuple[Autoscaler, ...]:
+        """Those that a recommendation would mislead: none where automation is off."""
+        return self.autoscalers if self.automation.enabled else ()
 
     @cached_property
     def fingerprint(self) -> str | None:
         """That of the newest pod: what the next one will most likely be made from."""
-        newest = max(self.reports, key=lambda report: (report.pod.created_at, report.pod.name), default=None)
+        newest = newest_of(self.reports)
         if newest is not None:
             return newest.pod.fingerprint
         return self.previous.status.fingerprint if self.previous else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,6 @@ from recommender.api.object_store import Raw
 from recommender.events import Happening, Told, event, event_namespace, happenings, told_again
 from recommender.object_writes import GONE, THERE, Key, Step, Write, Writer
 
-_COMES_BACK_SECONDS = 60.0
-"""After that a written object that no watch has shown is one that was deleted at once."""
 _MERGE = "application/merge-patch+json"
 
 
@@ -28,9 +26,6 @@ class _Entry:
     """The status that the server has; None where it has no such object."""
     version: int | None = None
     """That the write made; None while it is not written."""
-    written_at: float = 0.0
-    shown: int = 0
-    """The version that a watch has shown last: it may be ahead of the answer to the write."""
 
     @property
     def obj(self) -> Raw:
@@ -41,17 +36,18 @@ class _Entry:
 class Ahead:
     """Writes objects by `writer`, remembers them until they come back, and tells in Events what has changed.
 
-    `instance` is who tells it.
+    `instance` is who tells it. `shown` gives the version up to which watches have shown every change of a kind.
     """
 
-    def __init__(self, writer: Writer, instance: str) -> None:
+    def __init__(self, writer: Writer, instance: str, shown: Callable[[str], int]) -> None:
         self._writer = writer
         self._instance = instance
+        self._shown = shown
         self._entries: dict[Key, _Entry] = {}
         self._told = Told()
 
     def keys(self, kind: str) -> set[Key]:
-        """Those of a kind."""
+        """Those of a kind; of some the server may have shown all meanwhile."""
         return {key for key in self._entries if key[0] == kind}
 
     def get(self, key: Key) -> Raw | None:
@@ -59,7 +55,8 @@ class Ahead:
         entry = self._entries.get(key)
         if entry is None:
             return None
-        if entry.version is not None and time.monotonic() - entry.written_at > _COMES_BACK_SECONDS:
+        if entry.version is not None and self._shown(key[0]) >= entry.version:
+            # It came back before the answer to the write did, or the write changed nothing, or it was deleted at once.
             del self._entries[key]
             return None
         return entry.obj
@@ -87,15 +84,13 @@ class Ahead:
         entry = self._entries.get(key_of(raw)) if raw is not None else None
         if raw is None or entry is None:
             return
-        if after is not None:
-            entry.shown = int(after["metadata"]["resourceVersion"])
         if after is None:
             # Deleted: it is made again when there is something to say of it.
             del self._entries[key_of(raw)]
         elif entry.version is None:
             # What a person has written meanwhile holds; ours is the status alone.
             entry.text = _text({**after, "status": entry.obj["status"]})
-        elif entry.shown >= entry.version:
+        elif int(after["metadata"]["resourceVersion"]) >= entry.version:
             del self._entries[key_of(raw)]
 
     def _done(self, key: Key, entry: _Entry, status: Mapping[str, Any], answer: Raw | None) -> None:
@@ -111,9 +106,7 @@ class Ahead:
                 one.stood = status
         if current is entry:
             entry.text = _text(answer)
-            entry.version, entry.written_at = int(answer["metadata"]["resourceVersion"]), time.monotonic()
-            if entry.shown >= entry.version:
-                del self._entries[key]
+            entry.version = int(answer["metadata"]["resourceVersion"])
         elif current is not None:
             current.text = _text({**answer, "status": current.obj["status"]})
         for happening in happenings(stood, status):

@@ -22,10 +22,11 @@ _MOST_BLOCKS = 4096
 class Backlog:
     """Calls in the order in which they came, made together by whoever brings the last one or asks for the result.
 
-    That is code of the plugin already, and its time is counted there.
+    That is code of the plugin already, and its time is counted there. One thread adds; any thread may clear.
     """
 
     def __init__(self, of: Hook) -> None:
+        """`of`: counts the calls that fail; where it is off, none is made."""
         self._hook = of
         self._calls: deque[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = deque()
         self._blocks = 0
@@ -34,6 +35,8 @@ class Backlog:
 
     def add(self, blocks: int, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """`blocks`: whose hashes only this call keeps alive."""
+        if not self._hook.active:
+            return
         self._calls.append((call, args, kwargs))
         self._blocks += blocks
         if len(self._calls) >= _MOST_CALLS or self._blocks >= _MOST_BLOCKS:
@@ -41,18 +44,23 @@ class Backlog:
 
     def clear(self) -> None:
         """Make all calls. Never waits: where another thread is at it, this one leaves them to that."""
-        if self._lock.acquire(blocking=False):
-            try:
-                self._blocks = 0
-                while self._calls:
-                    call, args, kwargs = self._calls.popleft()
-                    if self._hook.active:
-                        try:
-                            call(*args, **kwargs)
-                        except Exception as error:
-                            self._hook.failed(error)
-            finally:
-                self._lock.release()
+        # A child that is forked in the middle has another lock at the end.
+        lock = self._lock
+        if not lock.acquire(blocking=False):
+            return
+        try:
+            self._blocks = 0
+            while self._calls:
+                call, args, kwargs = self._calls.popleft()
+                if not self._hook.active:
+                    continue
+                try:
+                    call(*args, **kwargs)
+                    self._hook.succeeded()
+                except Exception as error:
+                    self._hook.failed(error)
+        finally:
+            lock.release()
 
     def renew(self) -> None:
         """In a forked child the lock's holder may not exist."""

@@ -94,6 +94,7 @@ class BlockManagerTracker(EngineTracker):
         """What is lost when a sequence is freed: its hashes and blocks, and what was free and reusable before."""
         table = manager.block_tables.get(sequence.seq_id)
         if table is None:
+            self.gone(str(sequence.seq_id))
             return None
         active, free = self.active_and_free()
         self.note_active(active)

@@ -33,7 +33,7 @@ class ElasticPool:
         """How the engine is laid out, sizes in bytes; nothing about blocks in use."""
         specs = [group.kv_cache_spec for group in geometry.device_groups(self._config)]
         block_bytes = geometry.block_bytes(self._config)
-        floor = hook("floor").run(geometry.floor_blocks, self._config, self.vllm_config, self._max_model_len)
+        floor = hook("floor").within(geometry.floor_blocks, self._config, self.vllm_config, self._max_model_len)
         return {
             "engine_version": "V1",
             "blocks": int(self._config.num_blocks),

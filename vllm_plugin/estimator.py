@@ -17,27 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from itertools import repeat
-from typing import Optional, Union
 
 from vllm_plugin.crowding import add_crowded_run, crowded
 from vllm_plugin.histogram import ReuseHistogram
 from vllm_plugin.layout import PLAIN, Layout
-from vllm_plugin.sampling import GapShare, position, sampled, samples_in
+from vllm_plugin.parting import FORGOTTEN, Owner, Parting, Stretch
+from vllm_plugin.sampling import position, sampled, samples_in
 from vllm_plugin.stack import Event, FreeStack
 from vllm_plugin.windows import Windows
 
-_Owner = Union[int, Event]
-"""What the table knows of a block: how many running requests hold it, or the event that freed it."""
-_Stretch = tuple[Optional[Event], int]
-"""A stretch of a chain with one owner (None: running requests), and the index at which it ends."""
-
-_FEW_KEYS = 8192
-"""So many samples, about 1 MB, are kept however deep they lie: a pool that was made small then still knows what the
+_FEW_KEYS = 5376
+"""So many samples, about 0.6 MB, are kept however deep they lie: a pool that was made small then still knows what the
 larger one had."""
 _MAX_KEYS = 65_536
 """So many are kept of what lies within `depth` times the pool."""
-_FORGOTTEN = Event(0, 0)
-"""Stands for blocks that the real pool still has, but the table does not know."""
 
 
 class ReuseEstimator:
@@ -45,8 +38,7 @@ class ReuseEstimator:
 
     Only samples of a chain are remembered, but distances and weights are those of whole stretches: an event knows
     which blocks it covers, so nothing is scaled up from a sample. What samples cannot tell is where between two of
-    them two chains part. What the observed pool hit settles that; where it had evicted, the share of a gap that
-    settled ones had in common is assumed. That is not half: prompts are built of parts, and gaps behind them are long.
+    them two chains part: see `parting`.
     """
 
     def __init__(
@@ -59,7 +51,7 @@ class ReuseEstimator:
         depth: float = 4.0,
         slots: int = 4096,
     ) -> None:
-        """`pool_blocks`: today's pool; what lies deeper than `depth` times that is forgotten from 8,192 samples on.
+        """`pool_blocks`: today's pool; what lies deeper than `depth` times that is forgotten from 5,376 samples on.
 
         With more than 65,536 samples everything deeper than the pool goes. What lies within it is always known, so
         that memory grows with the pool: at worst (no chain longer than 4 blocks) by one sample a block.
@@ -70,10 +62,10 @@ class ReuseEstimator:
         self._depth_blocks = max(int(depth * pool_blocks), 1)
         self._layout = layout
         self._stack = FreeStack(slots, layout.chains)
-        self._table: dict[int, _Owner] = {}
+        self._table: dict[int, Owner] = {}
         self._held: dict[str, list[int]] = {}
-        self._in_common = GapShare()
         self._windows = Windows(layout, self._stack) if layout.windows else None
+        self._parting = Parting(self._table, self._stack, self._windows, self._usable_blocks)
 
     def lookup(
         self,
@@ -109,7 +101,7 @@ class ReuseEstimator:
             if counted:
                 self.histogram.add_unseen(limit)
             return
-        stretches = self._stretches(hashes, keys, owners, full, hit_blocks, active + spare)
+        stretches = self._parting.stretches(hashes, keys, owners, full, hit_blocks, active + spare)
         if counted:
             self._count(stretches, tokens, limit, hit_blocks, active, spare)
         if self._windows is not None and stretches:
@@ -176,7 +168,7 @@ class ReuseEstimator:
 
     def _count(
         self,
-        stretches: Sequence[_Stretch],
+        stretches: Sequence[Stretch],
         tokens: int,
         limit: int,
         hit_blocks: int,
@@ -186,6 +178,7 @@ class ReuseEstimator:
         """Put the first `limit` blocks of a chain into the histogram."""
         histogram = self.histogram
         layout = self._layout
+        before = active + spare
         prompt = -(-tokens // self.block_tokens)
         prompt = layout.blocks(prompt, prompt)
         pinned = stretches[0][1] * layout.chains if stretches and stretches[0][0] is None else 0
@@ -198,18 +191,17 @@ class ReuseEstimator:
                 continue
             if event is None:
                 histogram.add(crowded(active, prompt, demand), stop - done)
-            elif event is _FORGOTTEN:
+            elif event is FORGOTTEN:
                 # Below all that is known, but the real pool had it.
-                depth = active + spare + self._stack.total + stop - done
+                depth = before + self._stack.total + stop - done
                 histogram.add(min(depth, self._usable_blocks), stop - done)
             else:
-                newer = active + spare + self._stack.newer(event)
-                passed = self._windows.depth(event, stop) if self._windows is not None else 0
-                if passed or not layout.chains:
-                    self._count_window(active + spare + passed, stop - done, hit_blocks - done)
-                else:
-                    distance = newer + event.weight - event.end + max(done, event.start) + 1
+                whole = self._windows.depth(event, stop) if self._windows is not None else None
+                if whole is None:
+                    distance = before + self._stack.depth(event, max(done, event.start))
                     self._count_run(distance, stop - done, hit_blocks - done, prompt, demand)
+                else:
+                    self._count_whole(before + whole, stop - done, hit_blocks - done)
             done = stop
         if limit > done:
             histogram.add_unseen(limit - done)
@@ -231,8 +223,8 @@ class ReuseEstimator:
         histogram.add(usable + 1, beyond)
         histogram.add_run(distance + beyond, blocks - beyond)
 
-    def _count_window(self, distance: int, blocks: int, hits: int) -> None:
-        """Count a stretch that is found as a whole or not at all, for a window had passed over its end.
+    def _count_whole(self, distance: int, blocks: int, hits: int) -> None:
+        """Count a stretch that is found as a whole or not at all, for a window had passed over a part of it.
 
         Of it the observed pool had the first `hits` blocks. Where it should have had more, vLLM had not kept the
         window's blocks at that point, and no pool would have had them: newer releases keep those that a prompt ended
@@ -245,97 +237,7 @@ class ReuseEstimator:
         else:
             self.histogram.add(distance, blocks - hits)
 
-    def _stretches(
-        self,
-        hashes: Sequence[Hashable],
-        keys: list[int],
-        owners: list[_Owner | None],
-        full: int,
-        hit_blocks: int,
-        base: int,
-    ) -> list[_Stretch]:
-        """The known part of a chain as stretches of one owner each, from its head on."""
-        stretches: list[_Stretch] = []
-        count = len(keys)
-        sample = 0
-        while sample < count:
-            owner = owners[sample]
-            if owner is None:
-                break
-            pinned = owner.__class__ is int
-            # mypy does not follow the comparison of classes, which is faster than `isinstance`.
-            event: Event | None = None if pinned else owner  # type: ignore[assignment]
-            while sample < count and (owners[sample].__class__ is int if pinned else owners[sample] is owner):
-                # Equal ones are neighbours as nearly always.
-                equal = owners.count(owners[sample])
-                sample += equal if owners[sample : sample + equal].count(owners[sample]) == equal else 1
-            low = position(sample - 1) + 1
-            high = position(sample) if sample < count else full
-            following = owners[sample] if sample < count else None
-            if pinned and hit_blocks < low:
-                # Held, but not computed yet: a miss whatever the pool's size, and so is all that follows.
-                stretches.append((None, hit_blocks))
-                return stretches
-            if following.__class__ is Event:
-                stretches.append((event, min(max(following.start, low), high)))
-            elif following is None:
-                self._end(stretches, hashes, event, low, high, hit_blocks, base)
-            else:
-                stretches.append((event, high))
-        if hit_blocks > (stretches[-1][1] if stretches else 0):
-            # The real pool has more than was seen here. A running request has generated it since if the known part
-            # is held to its end.
-            stretches.append((None if stretches and stretches[-1][0] is None else _FORGOTTEN, hit_blocks))
-        return stretches
-
-    def _end(
-        self,
-        stretches: list[_Stretch],
-        hashes: Sequence[Hashable],
-        event: Event | None,
-        low: int,
-        high: int,
-        hit_blocks: int,
-        base: int,
-    ) -> None:
-        """Close the last known stretch, whose end lies between two samples: from `low` up to `high`."""
-        first = low
-        closed = event is not None and low <= event.end <= high and hash(hashes[event.end - 1]) == event.keys[-1]
-        hit = min(hit_blocks, high)
-        if event is not None and closed:
-            stretches.append((event, event.end))
-            low = event.end
-        elif hit >= low and not self._evicted(event, hit, base):
-            other = self._table.get(hash(hashes[hit - 1]))
-            if other.__class__ is Event and other is not event:
-                stretches.append((event, min(max(other.start, low), hit)))
-                event = other
-            stretches.append((event, hit))
-            self._in_common.settle(hit - first, high - first)
-            return
-        low = max(low, hit)
-        for index in range(high - 1, low - 1, -1):
-            other = self._table.get(hash(hashes[index]))
-            if other.__class__ is Event and other is not event:
-                # Another chain ends in this gap, and this one has it all.
-                if not closed:
-                    stretches.append((event, min(max(other.start, low), index + 1)))
-                stretches.append((other, index + 1))
-                return
-        if not closed:
-            end = max(low, first + self._in_common.of(high - first))
-            stretches.append((event, end if event is None else min(end, max(event.end, low))))
-
-    def _evicted(self, event: Event | None, index: int, base: int) -> bool:
-        """Whether today's pool had to drop this block of the event, so that its absence says nothing."""
-        if event is None:
-            return False
-        passed = self._windows.depth(event, index) if self._windows is not None else 0
-        if passed or not self._layout.chains:
-            return base + passed > self._usable_blocks
-        return base + self._stack.newer(event) + event.weight - event.end + 1 + index > self._usable_blocks
-
-    def _take(self, stretches: Sequence[_Stretch], limit: int, owners: Sequence[_Owner | None]) -> None:
+    def _take(self, stretches: Sequence[Stretch], limit: int, owners: Sequence[Owner | None]) -> None:
         """The first `limit` blocks of a chain leave their events: its request holds them, and stands for them."""
         done = 0
         for event, end in stretches:
@@ -343,7 +245,7 @@ class ReuseEstimator:
             if stop <= done:
                 continue
             done = stop
-            if event is None or event is _FORGOTTEN:
+            if event is None or event is FORGOTTEN:
                 continue
             if self._windows is not None and stop < event.end:
                 self._windows.take(event, stop)
@@ -356,7 +258,7 @@ class ReuseEstimator:
                     del self._table[event.keys[-1]]
                 event.keys.clear()
 
-    def _pin(self, keys: list[int], owners: Sequence[_Owner | None]) -> None:
+    def _pin(self, keys: list[int], owners: Sequence[Owner | None]) -> None:
         table = self._table
         table.update(zip(keys, repeat(1)))
         # Who holds a block holds all before it.
@@ -428,3 +330,6 @@ class ReuseEstimator:
         if owners.count(event) < len(owners):
             # The others are somebody else's by now.
             table.update((key, owner) for key, owner in zip(keys, owners) if owner is not None and owner is not event)
+        # Where windows are, the events of those who went on from this one still know it.
+        keys.clear()
+        event.past = None

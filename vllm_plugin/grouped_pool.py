@@ -18,7 +18,7 @@ class GroupedPoolTracker(PoolTracker):
     """
 
     def __init__(self, manager: Any, max_model_len: int, config: Any, layout: Layout) -> None:
-        """`layout`: of the groups of `config`."""
+        """`layout`: `layout_of_pool(config)`."""
         super().__init__(manager, max_model_len, config)
         self._chains = layout.chains
         self.window_groups = len(layout.windows)
@@ -33,11 +33,11 @@ class GroupedPoolTracker(PoolTracker):
         active = self.active_and_free()[0]
         length = geometry.ceil_div(request.num_tokens, self.block_tokens)
         wanted = 0
-        for hits, window, most in zip(getattr(found[0], "blocks", found[0]), self._windows, self._most_blocks()):
+        for hits, window, most in zip(releases.hits_of(found[0]), self._windows, self._most_blocks()):
             held = sum(block.ref_cnt > 0 for block in hits[-window:]) if window else leading_held(hits)
             wanted += max(min(length, most) - held, 0)
         self._demand_peak.note(active + wanted, time.monotonic())
-        return active, self._spare
+        return active, self.spare()
 
     def _most_blocks(self) -> list[int]:
         """By group: blocks of one request of the longest kind, as vLLM's start-up check counts them."""
@@ -66,9 +66,31 @@ class GroupedPoolTracker(PoolTracker):
         """A request's blocks went back to the pool. `before`: from `before_free`."""
         active_before, places = before
         self._count_release_of(request)
-        hits = self._hit_blocks.pop(request.request_id, 0)
+        length, hashless, in_windows, passed = self._summed(request, places)
         if self._estimator is None or not self.caching:
             return
+        released = max(active_before - self.active_and_free()[0] - hashless, 0)
+        whole = max(released - in_windows, 0) // self._chains if self._chains else length
+        if self.dead_first:
+            self._spare += hashless
+        else:
+            self._backlog.add(0, self._estimator.bury, hashless)
+        self._release(request, length, released=whole, weight=released, passed=passed)
+
+    def popped(self, request: Any, before: Any) -> None:
+        """A request's blocks will go back later (KV connectors): its place in the order is taken as of now."""
+        _, places = before
+        self._count_release_of(request)
+        length, _, _, passed = self._summed(request, places)
+        if self._estimator is not None and self.caching:
+            self._release(request, length, passed=passed)
+
+    def _summed(self, request: Any, places: Sequence[tuple[int, int, int]]) -> tuple[int, int, int, int]:
+        """Of a request that ends: blocks of its chain, and in all groups those without a hash, in windows, and passed.
+
+        `places`: from `releases.places_of`.
+        """
+        hits = self._hit_blocks.pop(request.request_id, 0)
         length = hashless = in_windows = passed_by = 0
         for (held, cached, passed), window in zip(places, self._windows):
             length = max(length, cached)
@@ -76,19 +98,9 @@ class GroupedPoolTracker(PoolTracker):
             if window:
                 in_windows += cached - passed
                 passed_by += max(passed - max(hits - window, 0), 0)
-        released = max(active_before - self.active_and_free()[0] - hashless, 0)
-        whole = max(released - in_windows, 0) // self._chains if self._chains else length
-        if self.dead_first:
-            self._spare += hashless
-        if not self.dead_first:
-            self._backlog.add(0, self._estimator.bury, hashless)
-        self._backlog.add(
-            length,
-            self._estimator.free,
-            request.request_id,
-            self._hashes(request),
-            length * self.block_tokens,
-            released=whole,
-            weight=released,
-            passed=passed_by,
-        )
+        return length, hashless, in_windows, passed_by
+
+    def _release(self, request: Any, length: int, **how: int) -> None:
+        estimator: Any = self._estimator
+        hashes = self._hashes(request)
+        self._backlog.add(length, estimator.free, request.request_id, hashes, length * self.block_tokens, **how)

@@ -29,6 +29,8 @@ class Hook:
         self.active = True
         self.errors = 0
         self.seconds = 0.0
+        self.clock: Callable[[], float] = time.perf_counter
+        """Seconds; of a thread beside vLLM's the processor's, for what it waits is not taken from vLLM."""
         self._strain = 0.0
         hooks[name] = self
 
@@ -36,23 +38,36 @@ class Hook:
         """Call the plugin's own code and count its time; None if it failed or the hook is off."""
         if not self.active:
             return None
-        start = time.perf_counter()
+        start = self.clock()
         try:
             result = observe(*args, **kwargs)
             if self._strain:
-                self._strain = max(self._strain - _FORGIVEN_BY_SUCCESS, 0.0)
+                self.succeeded()
             return result
         except Exception as error:
             self.failed(error)
             return None
         finally:
-            self.seconds += time.perf_counter() - start
+            self.seconds += self.clock() - start
+
+    def within(self, observe: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """`run` within another hook's, whose time contains this one's."""
+        before = self.seconds
+        try:
+            return self.run(observe, *args, **kwargs)
+        finally:
+            self.seconds = before
 
     def switch_off(self, why: str) -> None:
         """From now on only vLLM's own code runs here."""
         if self.active:
             self.active = False
             warn("vllm-rightsizer's hook %s is off: %s. vLLM itself is not affected.", self.name, why)
+
+    def succeeded(self) -> None:
+        """The plugin's own code did its work, where `run` does not see it."""
+        if self._strain:
+            self._strain = max(self._strain - _FORGIVEN_BY_SUCCESS, 0.0)
 
     def failed(self, error: Exception) -> None:
         """The plugin's own code raised this: count it. For callers that cannot afford `run`."""

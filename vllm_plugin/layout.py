@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_plugin.geometry import ceil_div
+from vllm_plugin.geometry import ceil_div, device_groups
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,12 @@ PLAIN = Layout()
 """One group with full attention."""
 
 
+def layout_of_pool(config: Any) -> Layout | None:
+    """The layout of a `KVCacheConfig`; None where a part of what a request holds lies in the host's memory, too."""
+    groups = device_groups(config)
+    return layout_of([group.kv_cache_spec for group in groups]) if len(groups) == len(config.kv_cache_groups) else None
+
+
 def layout_of(specs: Sequence[Any]) -> Layout | None:
     """The layout of groups with these `KVCacheSpec`s; None where their blocks do not follow one order of release."""
     windows = [window_of(spec) for spec in specs]
@@ -64,14 +70,21 @@ def layout_of(specs: Sequence[Any]) -> Layout | None:
 
 def window_of(spec: Any) -> int:
     """Blocks that a hit needs of a group with a sliding window; 0 for every other group."""
-    if "SlidingWindowSpec" not in _kinds(spec):
+    layer = _layer(spec)
+    if "SlidingWindowSpec" not in _kinds(layer):
         return 0
-    return max(ceil_div(int(spec.sliding_window) - 1, int(spec.block_size)), 1)
+    return max(ceil_div(int(layer.sliding_window) - 1, int(layer.block_size)), 1)
 
 
 def _keeps_all(spec: Any) -> bool:
-    kinds = _kinds(spec)
+    kinds = _kinds(_layer(spec))
     return "FullAttentionSpec" in kinds and "RSWASpec" not in kinds
+
+
+def _layer(spec: Any) -> Any:
+    """That of a layer, where a group's has one for each, all of a kind (`UniformTypeKVCacheSpecs`)."""
+    layers = getattr(spec, "kv_cache_specs", None)
+    return next(iter(layers.values())) if layers else spec
 
 
 def _kinds(spec: Any) -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm_plugin import geometry, releases
 from vllm_plugin.guard import hook
-from vllm_plugin.layout import PLAIN, layout_of
+from vllm_plugin.layout import PLAIN, layout_of_pool
 from vllm_plugin.tracker import EngineTracker, Hashes
 
 _SCAN_SECONDS = 60.0
@@ -23,7 +23,7 @@ class PoolTracker(EngineTracker):
         config = manager.kv_cache_config if config is None else config
         pool = releases.pool_of(manager)
         specs = [group.kv_cache_spec for group in geometry.device_groups(config)]
-        layout = layout_of(specs)
+        layout = layout_of_pool(config)
         if specs and layout is None:
             kinds = ", ".join(sorted({type(spec).__name__ for spec in specs}))
             hook("reuse").switch_off(f"reuse distances are not known for this model's KV cache groups ({kinds})")
@@ -46,6 +46,7 @@ class PoolTracker(EngineTracker):
         self.dead_first = releases.dead_blocks_go_first(pool)
         # Released blocks without a hash that were not handed out again yet.
         self._spare = 0
+        self._hand_outs = hook("hand_outs")
         # Free blocks without a hash, the never used ones included: what is free besides them is reusable.
         self._hashless = self.active_and_free()[1]
         # Where a connector or a window frees blocks in ways that are not followed, they have to be counted out.
@@ -80,12 +81,16 @@ class PoolTracker(EngineTracker):
         Says how many blocks requests hold, and how many are spare: what the distances of the lookup begin with.
         """
         active = self.active_and_free()[0]
-        held = leading_held(releases.hits_of(found[0]))
+        held = leading_held(releases.hits_of(found[0])[0])
         wanted = 0
         for tokens in self._group_tokens:
             wanted += max(-(-request.num_tokens // tokens) - held, 0)
         self._demand_peak.note(active + wanted, time.monotonic())
-        return active, self._spare
+        return active, self.spare()
+
+    def spare(self) -> int:
+        """Dead blocks that are handed out before all others; none where nobody sees when they are."""
+        return self._spare if self._hand_outs.active else 0
 
     def admitted(self, request: Any, active: int, spare: int, hit_tokens: int) -> None:
         """A request got its blocks. `active` and `spare`: before it did."""
@@ -133,19 +138,18 @@ class PoolTracker(EngineTracker):
                 released=released,
             )
 
+    def popped(self, request: Any, before: tuple[int, int, int]) -> None:
+        """A request's blocks will go back later (KV connectors): its place in the order is taken as of now."""
+        _, cached, _ = before
+        self._followed = False
+        self._count_release_of(request)
+        if self._estimator is not None and self.caching:
+            hashes = self._hashes(request)
+            self._backlog.add(cached, self._estimator.free, request.request_id, hashes, cached * self.block_tokens)
+
     def _count_release_of(self, request: Any) -> None:
         running = not request.is_finished() and getattr(request.status, "name", "") == "RUNNING"
         self.count_release(request.request_id, preempted=running)
-
-    def popped(self, request: Any, before: tuple[int, int, int]) -> None:
-        """A request's blocks will go back later (KV connectors): its place in the order is taken as of now."""
-        self._followed = False
-        if self._estimator is not None and self.caching:
-            hashes = self._hashes(request)
-            self._backlog.add(
-                before[1], self._estimator.free, request.request_id, hashes, before[1] * self.block_tokens
-            )
-        self._waited.discard(request.request_id)
 
     def reset(self) -> None:
         """The prefix cache was emptied."""

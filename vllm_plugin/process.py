@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,7 @@ def _loaded_from() -> str:
 def _reports(of: Hook, tracked: Sequence[EngineTracker | WorkerTracker]) -> list[dict[str, Any]]:
     """The reports of those that have one; one that fails must not take the others' from the page."""
     found = []
+    of.clock = time.thread_time
     for one in tracked:
         report = of.run(one.report)
         if report is not None:

@@ -36,18 +36,21 @@ class Raised(NamedTuple):
 
 
 def least_accepted(
-    plan: Plan, vllm_config: Any, specs: Any, available: int | Sequence[int], *more: Any, **named: Any
+    plan: Plan, longest: int, vllm_config: Any, specs: Any, available: int | Sequence[int], *more: Any, **named: Any
 ) -> Raised | None:
     """The plan with the fewest blocks that vLLM accepts, the same for all ranks; None for a model without KV cache.
 
-    `specs` and `available`: as vLLM gave them to `plan`. Raises what vLLM raises if it accepts no size at all.
+    `longest`: the `max_model_len` from before vLLM refused; where it does, 0.11 leaves the longest that would have
+    fitted in its configuration. `specs` and `available`: as vLLM gave them to `plan`. Raises what vLLM raises if twice
+    the floor is too little, too.
     """
     # 0.7 has one size for the specs of all ranks.
     several_sizes, several_specs = isinstance(available, Sequence), isinstance(specs, Sequence)
     there = list(available) if isinstance(available, Sequence) else [available]
 
     def ask(sizes: Sequence[int]) -> Any:
-        # Planning may change the dictionaries.
+        # Planning may change the dictionaries, too.
+        vllm_config.model_config.max_model_len = longest
         copies = [dict(of_rank) for of_rank in specs] if several_specs else dict(specs)
         return plan(vllm_config, copies, list(sizes) if several_sizes else max(sizes), *more, **named)
 
@@ -57,21 +60,33 @@ def least_accepted(
     bytes_of = [geometry.block_bytes(config) for config in configs]
     if not any(bytes_of):
         return None
-    length = int(vllm_config.model_config.max_model_len)
-    floors = [geometry.floor_blocks(releases.newest_form(one, length), vllm_config, length) for one in configs]
+    floors = [geometry.floor_blocks(releases.newest_form(one, longest), vllm_config, longest) for one in configs]
+
+    def ask_for(blocks: int) -> Any:
+        return ask([blocks * size for size in bytes_of])
+
     blocks = max(floors)
-    limit = 2 * blocks
-    while True:
-        sizes = [blocks * size for size in bytes_of]
+    try:
+        result = ask_for(blocks)
+    except ValueError:
+        with _silenced(_PLANNING):
+            blocks = _first_accepted(ask_for, blocks, 2 * blocks)
+        # This plan is carried out, so it is the last one that vLLM makes.
+        result = ask_for(blocks)
+    lacking = max(blocks * size - there[rank if several_sizes else 0] for rank, size in enumerate(bytes_of))
+    return Raised(result, result if several_specs else [result], blocks, lacking)
+
+
+def _first_accepted(ask_for: Callable[[int], Any], refused: int, most: int) -> int:
+    """The fewest blocks beyond `refused` that are accepted; `most` if none are that are fewer."""
+    while most - refused > 1:
+        middle = (refused + most) // 2
         try:
-            result = ask(sizes)
+            ask_for(middle)
+            most = middle
         except ValueError:
-            if blocks > limit:
-                raise
-            blocks += 1
-            continue
-        lacking = max(size - there[rank if several_sizes else 0] for rank, size in enumerate(sizes))
-        return Raised(result, result if several_specs else [result], blocks, lacking)
+            refused = middle
+    return most
 
 
 @contextmanager

@@ -203,22 +203,21 @@ def places_of(manager: Any, request_id: str) -> list[tuple[int, int, int]]:
 
     In those before a window the null block stands, whatever stood there was released.
     """
+    null = getattr(pool_of(manager), "null_block", None)
     found = []
     for group in _managers_of_groups(manager):
         blocks = group.req_to_blocks.get(request_id, ())
-        passed = _leading(blocks, _is_null)
+        passed = _leading(blocks, lambda block: block is null)
         counts = getattr(group, "num_cached_block", None)
         cached = passed + _leading(blocks[passed:], _has_hash) if counts is None else counts.get(request_id, 0)
         found.append((len(blocks), max(cached, passed), passed))
     return found
 
 
-def hits_of(found: Any) -> Sequence[Any]:
-    """The blocks that a lookup found, of one group. `found`: the first of what `get_computed_blocks` returns."""
+def hits_of(found: Any) -> Sequence[Sequence[Any]]:
+    """The blocks that a lookup found, by group. `found`: the first of what `get_computed_blocks` returns."""
     blocks: Sequence[Any] = getattr(found, "blocks", found)
-    if blocks and not hasattr(blocks[0], "ref_cnt"):
-        (blocks, *_) = blocks
-    return blocks
+    return blocks if blocks and not hasattr(blocks[0], "ref_cnt") else (blocks,)
 
 
 def reads_cache(request: Any) -> bool:
@@ -271,10 +270,6 @@ def _leading(blocks: Sequence[Any], has: Callable[[Any], bool]) -> int:
 
 def _has_hash(block: Any) -> bool:
     return block.block_hash is not None
-
-
-def _is_null(block: Any) -> bool:
-    return bool(block.is_null)
 
 
 # --- Workers ----------------------------------------------------------------------------------------------------------

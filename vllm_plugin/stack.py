@@ -94,20 +94,28 @@ class FreeStack:
         return taken
 
     def lighten(self, event: Event, weight: int) -> None:
-        """So much of the event is somebody's again, though no block of its chain."""
+        """So much of the event, at most all of it, is somebody's again, though no block of its chain."""
         weight = min(weight, event.weight)
         event.weight -= weight
         self._add(bisect_right(self._firsts, event.number) - 1, -weight)
 
-    def newer(self, event: Event) -> int:
-        """Blocks freed after `event`; of events that share its slot, half count as newer."""
+    def depth(self, event: Event, index: int) -> int:
+        """Blocks that are evicted after block `index` of the event's chain, and this one. `index`: from `start` on.
+
+        Of other events that share its slot, half count as newer.
+        """
         slot = bisect_right(self._firsts, event.number) - 1
         group = slot >> _GROUP_BITS
         cells = self._cells
+        weight = event.weight
         return (
             sum(self._groups[group + 1 :])
             + sum(cells[slot + 1 : (group + 1) << _GROUP_BITS])
-            + ((cells[slot] - event.weight) >> 1)
+            + ((cells[slot] - weight) >> 1)
+            + weight
+            - event.end
+            + index
+            + 1
         )
 
     def drop_oldest(self) -> Event:

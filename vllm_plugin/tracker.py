@@ -23,7 +23,7 @@ _OF_REQUESTS = ("active_bytes", "active_peak_bytes", "demand_peak_bytes", "reusa
 class EngineTracker:
     """Counters, peaks and reuse distances of one KV pool, in blocks and tokens.
 
-    Everything runs in the scheduler's thread except `report`, which only reads.
+    Everything runs in the scheduler's thread but `report`, which reads, and makes the estimator's calls that wait.
     """
 
     engine_version = "V1"
@@ -103,17 +103,24 @@ class EngineTracker:
 
     def count_release(self, request_id: str, preempted: bool) -> None:
         """A request's blocks went back to the pool."""
-        self._waited.discard(request_id)
-        self._preempted.discard(request_id)
+        self.gone(request_id)
         if preempted:
             self.preemptions += 1
             self._preempted.add(request_id)
+
+    def gone(self, request_id: str) -> None:
+        """A request ended that held no blocks."""
+        self._waited.discard(request_id)
+        self._preempted.discard(request_id)
 
     # --- In any thread --------------------------------------------------------------------------------------------
 
     @property
     def estimator(self) -> ReuseEstimator | None:
-        """The pool's estimator, with all that it was told so far; None where reuse distances say nothing."""
+        """The pool's estimator, None where reuse distances say nothing.
+
+        It knows all that it was told so far, but for what another thread is about to tell it.
+        """
         self._backlog.clear()
         return self._estimator
 
@@ -129,7 +136,7 @@ class EngineTracker:
         if counts and self.block_tokens:
             knee = curve.knee_bytes(counts, self.lookup_tokens / self.block_tokens, capacity)
             headroom = int(max(knee - active_peak * self.block_bytes, 0.0))
-        floor = hook("floor").run(self.floor_blocks)
+        floor = hook("floor").within(self.floor_blocks)
         asleep = bool(getattr(self.executor() if self.executor is not None else None, "is_sleeping", False))
         report = {
             "engine_version": self.engine_version,

@@ -29,7 +29,9 @@ class Windows:
     """Of one pool; `stack` is the estimator's."""
 
     def __init__(self, layout: Layout, stack: FreeStack) -> None:
+        """`layout`: with a window at least."""
         self._layout = layout
+        self._narrowest = min(layout.windows)
         self._stack = stack
         self._running: dict[str, Past] = {}
 
@@ -53,25 +55,32 @@ class Windows:
         """Forget everything."""
         self._running.clear()
 
-    def depth(self, event: Event, stop: int) -> int:
-        """Blocks released since those of the windows that a hit at `stop` needs; 0 if the event's request had them."""
-        last: Event | None = event
-        while last is not None and last.past is not None and self._began_behind(last.past, stop):
-            last = last.past.continued
-        if last is None:
-            return self._stack.total
-        passed = self._layout.passed_after(stop, last.end)
-        if passed or last is not event or not self._layout.chains:
-            return self._stack.newer(last) + last.weight + passed
-        return 0
+    def depth(self, event: Event, stop: int) -> int | None:
+        """`FreeStack.depth` of the first to go of all that a hit at `stop` of this event's chain needs.
+
+        Without them nothing of the chain is found. None for a chain so short that its request's windows held all of it:
+        then a shorter prefix is found where the end is gone.
+        """
+        last = self._who_passed(event, stop)
+        if last is event and event.end <= self._narrowest and self._layout.chains:
+            return None
+        return self._stack.depth(last, last.end - 1) + self._layout.passed_after(stop, last.end)
 
     def take(self, event: Event, stop: int) -> None:
         """A request takes a chain up to `stop`, and with it those blocks of windows."""
-        held, passed = self._layout.taken(stop, event.end)
-        in_windows = event.weight - self._layout.chains * (event.end - event.start)
-        self._stack.lighten(event, min(held, max(in_windows, 0)))
-        if event.past is not None and event.past.passed is not None:
-            self._stack.lighten(event.past.passed, passed)
+        last = self._who_passed(event, stop)
+        held, passed = self._layout.taken(stop, last.end)
+        in_windows = last.weight - self._layout.chains * (last.end - last.start)
+        self._stack.lighten(last, min(held, max(in_windows, 0)))
+        if last.past is not None and last.past.passed is not None:
+            self._stack.lighten(last.past.passed, passed)
 
-    def _began_behind(self, past: Past, stop: int) -> bool:
-        return stop < past.hits and past.hits > min(self._layout.windows)
+    def _who_passed(self, event: Event, stop: int) -> Event:
+        """Whose windows were at `stop` of this event's chain: its own request's, or one's on which that went on.
+
+        Of one that still ran when it was gone on from, this is not known: the request that went on stands for it.
+        """
+        last = event
+        while (past := last.past) is not None and stop < past.hits > self._narrowest and past.continued is not None:
+            last = past.continued
+        return last

@@ -43,6 +43,7 @@ class WorkerTracker:
         self.on_cpu = str(getattr(worker.vllm_config.device_config, "device_type", "")) == "cpu"
         self._elastic = override.kvcached(os.environ)
         self._resident_bytes: int | None = None
+        self._total_bytes: int | None = None
         self._reserved_bytes: int | None = None
         self._available_bytes: int | None = None
         self._graph_bytes: int | None = None
@@ -191,6 +192,12 @@ class WorkerTracker:
         return int(used) if used else geometry.model_bytes(runner.model)
 
     def _total(self, worker: Any) -> int | None:
+        if self._total_bytes is None:
+            # Once: on the CPU vLLM asks a program of the system for it.
+            self._total_bytes = self._device_total(worker)
+        return self._total_bytes
+
+    def _device_total(self, worker: Any) -> int:
         snapshot = getattr(worker, "init_snapshot", None)
         if snapshot is not None:
             return int(snapshot.total_memory)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vllm_plugin.names import DEFAULT_PORT, VERSION
-from vllm_rightsizer.errors import UsageError, UserError, require_folder
+from vllm_rightsizer.errors import UsageError, UserError, require_folder, require_kubeconfig
 from vllm_rightsizer.output import write_out
 
 app = typer.Typer(
@@ -43,7 +43,9 @@ class ExplanationOutput(StrEnum):
     JSON = "json"
 
 
-Objects = Annotated[Path, typer.Option(help="Folder in which the objects lie that an API server would keep.")]
+Objects = Annotated[
+    Path | None, typer.Option(help="Folder in which the objects lie; without it, they are read from the API server.")
+]
 PriceFile = Annotated[
     Path | None, typer.Option("--prices", help="Your prices of GPUs, YAML or JSON; without it, a dated table.")
 ]
@@ -52,6 +54,11 @@ Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Kubeconfig = Annotated[
     Path | None, typer.Option(help="How the API server is reached; without it, by the pod's service account.")
 ]
+OwnKubeconfig = Annotated[
+    Path | None,
+    typer.Option("--kubeconfig", help="How the API server is reached; without it, as kubectl does, or as a pod."),
+]
+Context = Annotated[str | None, typer.Option(help="Of the kubeconfig; without it, the current one.")]
 
 
 def _version(wanted: bool) -> None:
@@ -133,14 +140,13 @@ def recommender(
     host: Host = "127.0.0.1",
     port: Port = 9416,
     kubeconfig: Kubeconfig = None,
-    context: Annotated[str | None, typer.Option(help="Of the kubeconfig; without it, the current one.")] = None,
+    context: Context = None,
     prices: PriceFile = None,
 ) -> None:
     """Run the recommender, which measures vLLM pods and says what they need."""
     from vllm_rightsizer.servers import run_recommender
 
-    if context is not None and kubeconfig is None:
-        raise UsageError("--context names a context of a kubeconfig: give its file with --kubeconfig")
+    require_kubeconfig(kubeconfig, context)
     run_recommender(objects, history, host, port, kubeconfig=kubeconfig, context=context, prices=prices)
 
 
@@ -201,9 +207,11 @@ def rewrite(
 
 @app.command()
 def explain(
-    name: Annotated[str, typer.Argument(help="Name of the VLLMRecommendation.")],
-    objects: Objects,
+    name: Annotated[str, typer.Argument(help="Name of the workload, or of its VLLMRecommendation.")],
     history: Annotated[Path, typer.Option(help="File in which the recommender keeps its measurements.")],
+    objects: Objects = None,
+    kubeconfig: OwnKubeconfig = None,
+    context: Context = None,
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
     output: Annotated[
         ExplanationOutput, typer.Option("--output", "-o", help="What to print.")
@@ -211,14 +219,18 @@ def explain(
 ) -> None:
     """Show every sample, rule and bound behind one recommendation."""
     from vllm_rightsizer.explaining import print_explanation
+    from vllm_rightsizer.reading import Source
 
-    print_explanation(objects, history, namespace, name, as_json=output is ExplanationOutput.JSON)
+    source = Source(objects, kubeconfig, context)
+    print_explanation(source, history, namespace, name, as_json=output is ExplanationOutput.JSON)
 
 
 @app.command("what-if")
 def what_if(
-    objects: Objects,
     history: Annotated[Path, typer.Option(help="File in which the recommender keeps its measurements.")],
+    objects: Objects = None,
+    kubeconfig: OwnKubeconfig = None,
+    context: Context = None,
     name: Annotated[str | None, typer.Argument(help="Name of a workload; without it, all.")] = None,
     policy: Annotated[str | None, typer.Option(help="VLLMPolicy to try; without it, each workload's own.")] = None,
     settings: Annotated[
@@ -230,15 +242,18 @@ def what_if(
     ] = ExplanationOutput.TEXT,
 ) -> None:
     """Show what another policy would recommend, and how the window seen would have gone with it."""
+    from vllm_rightsizer.reading import Source
     from vllm_rightsizer.what_if import print_what_if
 
-    as_json = output is ExplanationOutput.JSON
-    print_what_if(objects, history, policy, settings or [], namespace, name, as_json=as_json)
+    source, as_json = Source(objects, kubeconfig, context), output is ExplanationOutput.JSON
+    print_what_if(source, history, policy, settings or [], namespace, name, as_json=as_json)
 
 
 @app.command()
 def plan(
-    objects: Objects,
+    objects: Objects = None,
+    kubeconfig: OwnKubeconfig = None,
+    context: Context = None,
     prices: PriceFile = None,
     output: Annotated[
         ExplanationOutput, typer.Option("--output", "-o", help="What to print.")
@@ -246,8 +261,9 @@ def plan(
 ) -> None:
     """Show which workloads fit together on which GPUs after right-sizing, and how many GPUs that frees."""
     from vllm_rightsizer.plan import print_plan
+    from vllm_rightsizer.reading import Source
 
-    print_plan(objects, prices, as_json=output is ExplanationOutput.JSON)
+    print_plan(Source(objects, kubeconfig, context), prices, as_json=output is ExplanationOutput.JSON)
 
 
 @app.command()

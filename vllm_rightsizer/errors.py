@@ -20,6 +20,12 @@ class UsageError(UserError):
         super().__init__(message, exit_code=2)
 
 
+def require_kubeconfig(kubeconfig: Path | None, context: str | None) -> None:
+    """Raises `UsageError` where `--context` has nothing to choose from."""
+    if context is not None and kubeconfig is None:
+        raise UsageError("--context names a context of a kubeconfig: give its file with --kubeconfig")
+
+
 def require_folder(objects: Path) -> None:
     """Raises `UsageError` where `--objects` names no folder."""
     if not objects.is_dir():

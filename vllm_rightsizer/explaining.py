@@ -9,21 +9,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from recommender.api.object_store import FileObjectStore
 from recommender.api.recommendations import EstimatedPool, RecommendationStatus, Savings
 from recommender.api.units import format_bytes
 from recommender.explanations import Explanation, IntervalRow, NothingToExplainError, explain
 from recommender.history_files import HistoryError
-from vllm_rightsizer.errors import UsageError, UserError, require_folder
+from vllm_rightsizer.errors import UsageError, UserError
+from vllm_rightsizer.reading import Source, read_sizes
 
 _WIDTH_WITHOUT_TERMINAL = 200
 
 
-def print_explanation(objects: Path, history: Path, namespace: str, name: str, *, as_json: bool) -> None:
+def print_explanation(source: Source, history: Path, namespace: str, name: str, *, as_json: bool) -> None:
     """Print why the recommendation `name` is what it is."""
-    require_folder(objects)
+    objects = read_sizes(source, namespace)
     try:
-        explanation = explain(FileObjectStore(objects), history, namespace, name)
+        explanation = explain(objects, history, namespace, name)
     except NothingToExplainError as error:
         raise UsageError(str(error)) from error
     except HistoryError as error:

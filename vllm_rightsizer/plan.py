@@ -11,24 +11,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from recommender.api.object_store import FileObjectStore
 from recommender.api.units import format_bytes
 from recommender.packing_plans import Engine, Plan, Scenario, Stock, Worth, plan_of
 from recommender.prices import Prices, PricesError, Unpriced, read_price_map
-from vllm_rightsizer.errors import UsageError, require_folder
+from vllm_rightsizer.errors import UsageError
+from vllm_rightsizer.reading import Source, read_fleet
 
 _WIDTH_WITHOUT_TERMINAL = 160
 _AFTER: tuple[Scenario, ...] = ("bankable", "potential")
 
 
-def print_plan(objects: Path, prices: Path | None, *, as_json: bool) -> None:
-    """Print the plan for the pods of `objects`, priced by the map in `prices` where one is given."""
-    require_folder(objects)
+def print_plan(source: Source, prices: Path | None, *, as_json: bool) -> None:
+    """Print the plan for the pods of `source`, priced by the map in `prices` where one is given."""
     try:
         own = read_price_map(prices) if prices is not None else None
     except PricesError as error:
         raise UsageError(str(error)) from error
-    plan = plan_of(FileObjectStore(objects), Prices(own))
+    plan = plan_of(read_fleet(source), Prices(own))
     if as_json:
         print(json.dumps(_plan_json(plan), indent=2))
         return

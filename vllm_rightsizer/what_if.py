@@ -12,19 +12,20 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from recommender.api.object_store import FileObjectStore, ObjectStore
+from recommender.api.object_store import ObjectReader
 from recommender.api.objects import InvalidObjectError
 from recommender.api.policies import PolicySpec, VLLMPolicy
 from recommender.api.units import format_bytes
 from recommender.history_files import HistoryError
 from recommender.what_ifs import Comparison, Outcome, what_if
-from vllm_rightsizer.errors import UsageError, UserError, require_folder
+from vllm_rightsizer.errors import UsageError, UserError
+from vllm_rightsizer.reading import Source, read_sizes
 
 _WIDTH_WITHOUT_TERMINAL = 160
 
 
 def print_what_if(
-    objects: Path,
+    source: Source,
     history: Path,
     policy: str | None,
     settings: Sequence[str],
@@ -34,10 +35,9 @@ def print_what_if(
     as_json: bool,
 ) -> None:
     """Print what the policy called `policy`, or each workload's own, with `settings` changed in it, would recommend."""
-    require_folder(objects)
     if policy is None and not settings:
         raise UsageError("say which policy to try: --policy NAME, or --set FIELD=VALUE, such as --set percentile=95")
-    store = FileObjectStore(objects)
+    store = read_sizes(source, namespace)
     change = _change(store, policy, settings)
     try:
         found = list(what_if(store, history, change, namespace, workload))
@@ -59,7 +59,7 @@ def print_what_if(
             console.print(f"{one.key}: nothing would be recommended: {one.reason}", highlight=False)
 
 
-def _change(store: ObjectStore, policy: str | None, settings: Sequence[str]) -> Callable[[PolicySpec], PolicySpec]:
+def _change(store: ObjectReader, policy: str | None, settings: Sequence[str]) -> Callable[[PolicySpec], PolicySpec]:
     fixed = None if policy is None else _policy(store, policy)
     changes = [_setting(text) for text in settings]
 
@@ -82,7 +82,7 @@ def _change(store: ObjectStore, policy: str | None, settings: Sequence[str]) -> 
     return change
 
 
-def _policy(store: ObjectStore, name: str) -> PolicySpec:
+def _policy(store: ObjectReader, name: str) -> PolicySpec:
     raw = store.get(VLLMPolicy.KIND, None, name)
     if raw is None:
         there = ", ".join(sorted(one["metadata"]["name"] for one in store.list(VLLMPolicy.KIND))) or "none"

@@ -83,14 +83,9 @@ def _rewrite_template(
     change = change_pod(pod, detection.engines, Choices(sizes), InjectionSettings())
     changes.append(f"{template.place}: the plugin is brought in")
     changes += [f"{template.place}, container {name}: {' '.join(size.shown)}" for name, size in sizes.items()]
-    operations = [
-        # Where there is no pod template, the pods' metadata is nowhere to be written.
-        operation
-        for operation in change.operations
-        if template.has_metadata or not operation["path"].startswith("/metadata")
-    ]
-    jsonpatch.apply_patch(pod, operations, in_place=True)
-    if template.has_metadata and pod["metadata"] is not None:
+    jsonpatch.apply_patch(pod, list(change.operations), in_place=True)
+    # Where there is no pod template, the pods' metadata is nowhere to be written.
+    if template.has_metadata:
         template.holder["metadata"] = pod["metadata"]
 
 

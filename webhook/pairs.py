@@ -128,11 +128,20 @@ def is_fresh(leaf: x509.Certificate, authority: x509.Certificate, now: datetime)
 
 def hosts_of(leaf: x509.Certificate) -> tuple[str, ...]:
     """The names and addresses for which it is made."""
+    return tuple(str(name.value) for name in _names(leaf))
+
+
+def covers(leaf: x509.Certificate, hosts: Iterable[str]) -> bool:
+    """Whether it is made for all of `hosts`; an address may be spelt in any way."""
+    return {_general_name(host) for host in hosts} <= set(_names(leaf))
+
+
+def _names(leaf: x509.Certificate) -> list[x509.DNSName | x509.IPAddress]:
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound):
-        return ()
-    return tuple(str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress))
+        return []
+    return [name for name in names if isinstance(name, x509.DNSName | x509.IPAddress)]
 
 
 def _issued(leaf: x509.Certificate, authority: x509.Certificate) -> bool:
@@ -170,7 +179,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _general_name(host: str) -> x509.GeneralName:
+def _general_name(host: str) -> x509.DNSName | x509.IPAddress:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:

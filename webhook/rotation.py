@@ -15,6 +15,7 @@ from cryptography import x509
 from webhook.pairs import (
     Lifetimes,
     Pair,
+    covers,
     hosts_of,
     is_fresh,
     new_authority,
@@ -99,9 +100,8 @@ def next_step(
     leaf = shared.leaf.certificate
     if not is_fresh(leaf, shared.authority.certificate, now):
         return replace(shared, leaf=new_leaf(shared.authority, hosts, now, lifetimes))
-    present = hosts_of(leaf)
-    if not set(hosts) <= set(present):
+    if not covers(leaf, hosts):
         # Those of other replicas stay: two that take turns to write only their own would never end.
-        together = tuple(dict.fromkeys((*hosts, *present)))
+        together = tuple(dict.fromkeys((*hosts, *hosts_of(leaf))))
         return replace(shared, leaf=new_leaf(shared.authority, together, now, lifetimes))
     return shared

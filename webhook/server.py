@@ -35,9 +35,11 @@ _GRACE_SECONDS = 5
 _KEEP_ALIVE_SECONDS = 120
 """Longer than the 90 s for which the API server keeps an idle connection: were it ours that closes first, a review sent
 at that moment would be lost, and the pod would start unmodified."""
-_COLLECTIONS = (20_000, 50, 20)
-"""Cyclic garbage is looked for this seldom: what thousands of objects are read from is freed without, and the search
-took a third of the time of reading them."""
+_WHILE_READING = (20_000, 50, 20)
+"""Cyclic garbage is looked for this seldom while thousands of objects are read: what they are read from is freed
+without, and the search took a third of the time."""
+_LOOK_SECONDS = 0.1
+_COLLECT_SECONDS = 5.0
 _ANY_ADDRESS = ("0.0.0.0", "::")
 _LOCAL = ("localhost", "127.0.0.1")
 
@@ -58,7 +60,6 @@ def serve(settings: WebhookSettings, lifetimes: Lifetimes = LIFETIMES) -> None:
 async def _serve_on(
     listening: socket.socket, settings: WebhookSettings, lifetimes: Lifetimes, own: OwnFolder | None
 ) -> None:
-    gc.set_threshold(*_COLLECTIONS)
     async with _parts(settings, lifetimes, own) as (watch, certificates):
         around = Surroundings(
             trouble=lambda: watch.trouble if watch.knowledge is None else certificates.trouble,
@@ -79,7 +80,7 @@ async def _serve_on(
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         server = _Server(config, settings.cluster.drain_seconds if settings.objects is None else 0.0)
-        async with watch.running(), certificates.running():
+        async with collecting(watch), watch.running(), certificates.running():
             host, port = listening.getsockname()[:2]
             logger.info("serving https://%s:%d/mutate", host, port)
             await server.serve(sockets=[listening])
@@ -108,6 +109,35 @@ async def _parts(
         yield ClusterWatch(api), certificates
     finally:
         await api.close()
+
+
+@contextlib.asynccontextmanager
+async def collecting(watch: Watch) -> AsyncIterator[None]:
+    """Cyclic garbage is looked for seldom until all is read. What there is then stays, and is searched no more, so that
+    from then on a search is cheap: by default, and every five seconds for all. Handshakes that fail, and connections
+    that end before theirs (scanners, load balancers), leave 300 kB each, a part of which the default would not find
+    before there are thousands.
+    """
+    default = gc.get_threshold()
+    gc.set_threshold(*_WHILE_READING)
+
+    async def collect() -> None:
+        while watch.knowledge is None:
+            await asyncio.sleep(_LOOK_SECONDS)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*default)
+        while True:
+            await asyncio.sleep(_COLLECT_SECONDS)
+            gc.collect()
+
+    task = asyncio.create_task(collect(), name="garbage")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        gc.set_threshold(*default)
 
 
 def _own_folder(settings: WebhookSettings) -> OwnFolder | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from recommender.api.sharing import amounts_of, as_written, shares_of
 from recommender.api.sizing_flags import without_sizing_flags
-from recommender.api.workloads import LWS_SIZE
+from recommender.api.workloads import KSERVE_GENERATION, LWS_SIZE
 from vllm_plugin.names import ENTRY_POINT, ENV_PREFIX
 
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu", "google.com/tpu", "gpu.intel.com/i915", "gpu.intel.com/xe")
@@ -82,7 +82,7 @@ def fingerprint(pod: dict[str, Any], container_name: str) -> str:
         "product": product_of(pod),
         "groupSize": ((pod.get("metadata") or {}).get("annotations") or {}).get(LWS_SIZE),
         # Of both templates of a group: leader and workers change together or not at all.
-        "groupRevision": labels.get(_LWS_REVISION),
+        "groupRevision": labels.get(_LWS_REVISION) or labels.get(KSERVE_GENERATION),
     }
     shares = shares_of(pod)
     if shares:

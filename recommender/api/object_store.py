@@ -18,13 +18,17 @@ Raw = dict[str, Any]
 _CLUSTER_SCOPE = "_cluster"
 
 
-class ObjectStore(Protocol):
-    """The few verbs that recommender and webhook need of an API server. Objects are raw JSON."""
+class ObjectReader(Protocol):
+    """Where objects are read, as raw JSON."""
 
     def list(self, kind: str, namespace: str | None = None) -> list[Raw]:
         """All objects of a kind, of one namespace or of all."""
 
     def get(self, kind: str, namespace: str | None, name: str) -> Raw | None: ...
+
+
+class ObjectStore(ObjectReader, Protocol):
+    """The few verbs that recommender and webhook need of an API server."""
 
     def apply(self, obj: Raw) -> bool:
         """Create or replace one object; False where it stood there already with the same content."""

@@ -15,6 +15,7 @@ RECOMMENDED = "Recommended"
 APPLIED = "Applied"
 VERIFIED = "Verified"
 DEGRADED = "Degraded"
+AUTOSCALER_CONFLICT = "AutoscalerConflict"
 
 
 class TargetRef(ApiModel):
@@ -260,7 +261,7 @@ class RecommendationStatus(ApiModel):
     would_change: list[str] | None = None
     """In a dry run, what would change in a pod: a line for each option, variable or request."""
     conditions: list[Condition] = Field(default_factory=list, json_schema_extra=listed_by("type"))
-    """PluginReporting, CoverageSufficient, Recommended, Applied, Verified, Degraded."""
+    """PluginReporting, CoverageSufficient, Recommended, Applied, Verified, Degraded; AutoscalerConflict if any."""
 
 
 class VLLMRecommendation(ApiObject):

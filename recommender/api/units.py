@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from functools import lru_cache
 
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w)")
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d|w))+$"
@@ -28,6 +29,7 @@ _MULTIPLIER = {
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
+@lru_cache(maxsize=1024)
 def parse_duration(text: str) -> float:
     """Seconds of a duration such as `48h`, `90s`, `1h30m` or `2d`.
 

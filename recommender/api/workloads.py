@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from recommender.api.owner_groups import CustomOwnerGroup
 from vllm_plugin.names import GROUP
@@ -30,8 +29,7 @@ _FIRST_MINUTE, _LAST_MINUTE = 24_000_000, 70_000_000
 """Minutes since 1970 of the years 2015 to 2103: a date such as 20260101 at a name's end is none of them."""
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class WorkloadRef:
+class WorkloadRef(NamedTuple):
     """The top owner of a pod: API group (without version), kind and name. A bare pod is its own workload."""
 
     group: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -100,9 +101,9 @@ async def test_two_thousand_objects_and_a_restart(control_plane: ControlPlane) -
     async with following(control_plane.kubeconfig, CONFIG_MAPS, value_of, selection=selection) as (reflector, lists):
         await until(lambda: reflector.synced)
         assert len(reflector.objects) == 2000
-        # Pages of 250. Where a controller manager runs, its root certificate lies there too.
+        # Where a controller manager runs, its root certificate lies there too.
         there = control_plane.client.get(f"/api/v1/namespaces/{namespace}/configmaps")["items"]
-        assert len(lists) == -(-len(there) // 250)
+        assert len(lists) == math.ceil(len(there) / PACE.page)
         assert reflector.age_seconds < 60
 
         def changes(round_: int) -> None:

@@ -122,7 +122,15 @@ def test_its_rights_are_those_of_its_features(webhook: Webhook) -> None:
     assert _may(plane, SECRETS, "create", "", NAMESPACE)
     assert not _may(plane, SECRETS, "create", "", "default")
     assert not _may(plane, SECRETS, "get", SECRET, NAMESPACE)
-    assert not any(_may(plane, Resource("", "v1", "pods", "Pod"), verb) for verb in ("get", "list", "watch", "create"))
+    # Of anything else there is no word in the rules.
+    known = {(resource.group, resource.plural) for resource in (*followed, CONFIGURATIONS, SECRETS)}
+    assert {
+        (group, resource)
+        for kind in ("ClusterRole", "Role")
+        for rule in _shipped(kind)["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    } == known
 
 
 async def test_it_runs_under_its_service_account(webhook: Webhook, tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def planned(model: Path, ours: bool) -> Any:
             applied = config.cache_config.gpu_memory_utilization
             override.remember(override.Outcome(names.OVERRIDE_APPLIED, applied_utilization=applied))
         try:
-            return int(engines.planned(getattr(CORE, name), config, 3 * engines.BLOCK_BYTES).num_blocks)
+            blocks = int(engines.planned(getattr(CORE, name), config, 3 * engines.BLOCK_BYTES).num_blocks)
+            return blocks, config.model_config.max_model_len
         except ValueError as refusal:
             return str(refusal)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from vllm_plugin.guard import hooks
+
 from .harness import BLOCK_TOKENS, Engine, Prompt, traffic
 
 pytestmark = pytest.mark.engine
@@ -73,6 +75,31 @@ def test_what_comes_from_elsewhere_is_no_hit_of_the_pool(engine: Engine, engines
     # The pool gives what it gives without the connector, which brings more.
     assert engine.hits == without.hits > 0
     assert sum(report["reuse_counts"]) == sum(without.tracker.report()["reuse_counts"])
+
+
+def counted_errors() -> dict[str, int]:
+    return {name: one.errors for name, one in hooks.items() if one.errors}
+
+
+@pytest.mark.parametrize("window", [0, 8 * BLOCK_TOKENS], ids=["full attention", "windows"])
+def test_what_may_still_be_written_goes_back_later(engines: Make, window: int) -> None:
+    """Requests that end or are preempted while a step is under way: their blocks wait for it."""
+    engine = engines(270 if window else 420, asynchronous=True, window=window)
+    # As vLLM itself says where a connector loads into blocks beside its own steps.
+    engine.scheduler.defer_block_free = True
+    before = counted_errors()
+    tracker = engine.tracker
+    waited = 0
+    for _ in engine.run(traffic(1, 300, output=120), 60 if window else 24, ahead=1):
+        waited = max(waited, len(engine.scheduler.deferred_frees))
+    assert waited
+    assert engine.preemptions
+    assert tracker.preemptions == engine.preemptions
+    assert (tracker.lookup_tokens, tracker.hit_tokens) == (engine.queries, engine.hits)
+    assert (tracker.active_and_free()[0], tracker.reusable()) == engine.scan()
+    kept = (tracker._waited, tracker._preempted, tracker.estimator._held, getattr(tracker, "_hit_blocks", {}))
+    assert [len(one) for one in kept] == [0, 0, 0, 0]
+    assert counted_errors() == before
 
 
 def test_what_is_being_sent_takes_room_from_others(engine: Engine) -> None:

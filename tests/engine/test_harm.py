@@ -38,7 +38,10 @@ from .harness import Engine, Prompt, traffic
 pytestmark = pytest.mark.engine
 Make = Callable[..., Engine]
 
-MEASURING = ("pool", "estimator", "stack", "histogram", "peaks", "curve", "geometry", "process", "override")
+MEASURING = (
+    *("pool", "tracker", "backlog", "estimator", "parting", "sampling", "crowding", "stack", "histogram", "peaks"),
+    *("curve", "geometry", "process", "override"),
+)
 """Modules of which any function may break while vLLM runs. The hooks themselves break in the release tests, too."""
 BLOCKS = 258
 """What one longest request needs, and so little that requests wait, and lose their blocks."""

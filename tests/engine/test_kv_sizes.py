@@ -181,10 +181,34 @@ def test_too_little_is_raised_to_the_floor(plan: Any) -> None:
     config, layers, planned = plan
     (roomy,) = planned(config, [dict(layers)], [PLENTY])
     floor = geometry.floor_blocks(roomy, config, config.model_config.max_model_len)
-    raised = raising.least_accepted(planned, config, [dict(layers)], [-5])
+    raised = raising.least_accepted(planned, config.model_config.max_model_len, config, [dict(layers)], [-5])
     assert raised is not None
     assert (raised.blocks, raised.result[0].num_blocks) == (floor, floor)
     assert raised.more_bytes == floor * geometry.block_bytes(roomy) + 5
+
+
+@pytest.mark.parametrize("plan", ["every layer alike"], indirect=True)
+@pytest.mark.parametrize("more", [1, 37, 256])
+def test_where_the_floor_is_not_enough_vllm_is_asked_a_few_times(plan: Any, more: int) -> None:
+    config, layers, planned = plan
+    (roomy,) = planned(config, [dict(layers)], [PLENTY])
+    per_block = geometry.block_bytes(roomy)
+    wanted = geometry.floor_blocks(roomy, config, config.model_config.max_model_len) + more
+    asked = []
+
+    def stricter(vllm_config: Any, specs: Any, available: list[int]) -> Any:
+        asked.append(available[0] // per_block)
+        if asked[-1] < wanted:
+            raise ValueError("more than ever")
+        return planned(vllm_config, specs, available)
+
+    raised = raising.least_accepted(stricter, config.model_config.max_model_len, config, [dict(layers)], [0])
+    assert raised is not None
+    assert (raised.blocks, raised.result[0].num_blocks, asked[-1]) == (wanted, wanted, wanted)
+    assert len(asked) < 13
+    wanted = 1000
+    with pytest.raises(ValueError, match="more than ever"):
+        raising.least_accepted(stricter, config.model_config.max_model_len, config, [dict(layers)], [0])
 
 
 @pytest.mark.parametrize("plan", ["every layer alike"], indirect=True)
@@ -194,7 +218,7 @@ def test_all_ranks_get_the_same_number_of_blocks(plan: Any) -> None:
     stages = [dict(list(layers.items())[:3]), dict(list(layers.items())[3:])]
     per_block = next(iter(layers.values())).page_size_bytes
     floor = config.model_config.max_model_len // BLOCK_TOKENS + 1
-    raised = raising.least_accepted(planned, config, stages, [100, 400 * per_block])
+    raised = raising.least_accepted(planned, config.model_config.max_model_len, config, stages, [100, 400 * per_block])
     assert raised is not None
     assert [one.num_blocks for one in raised.result] == [floor, floor]
     assert [geometry.pool_bytes(one) for one in raised.result] == [3 * floor * per_block, floor * per_block]

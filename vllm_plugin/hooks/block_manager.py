@@ -28,7 +28,7 @@ def patch(module: ModuleType) -> None:
 
 def _sought(result: Any, _noted: Any, manager: Any, group: Any, *_: Any, **__: Any) -> None:
     tracker = tracker_of(manager)
-    if tracker is not None:
+    if tracker is not None and hook("free").active:
         tracker.sought(manager, group, refused=result.name == "LATER")
 
 

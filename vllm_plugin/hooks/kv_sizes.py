@@ -33,10 +33,11 @@ def _forgiving(original: Callable[..., Any], of: Hook) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def plan(*args: Any, **kwargs: Any) -> Any:
+        longest = of.run(_longest, *args, **kwargs)
         try:
             return original(*args, **kwargs)
         except ValueError as refusal:
-            raised = of.run(_raise, original, refusal, *args, **kwargs)
+            raised = of.run(_raise, original, refusal, longest, *args, **kwargs)
             if raised is None:
                 raise
             return raised
@@ -45,12 +46,20 @@ def _forgiving(original: Callable[..., Any], of: Hook) -> Callable[..., Any]:
     return plan
 
 
-def _raise(original: Callable[..., Any], refusal: ValueError, vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
+def _longest(vllm_config: Any, *_: Any, **__: Any) -> int:
+    return int(vllm_config.model_config.max_model_len)
+
+
+def _raise(
+    original: Callable[..., Any], refusal: ValueError, longest: int | None, vllm_config: Any, *args: Any, **kwargs: Any
+) -> Any:
     outcome = override.recall(os.environ)
     cache = vllm_config.cache_config
-    if outcome is None or outcome.state not in (OVERRIDE_APPLIED, OVERRIDE_RAISED) or not outcome.decides(cache):
+    if longest is None or outcome is None or outcome.state not in (OVERRIDE_APPLIED, OVERRIDE_RAISED):
         return None
-    raised = raising.least_accepted(original, vllm_config, *args, **kwargs)
+    if not outcome.decides(cache):
+        return None
+    raised = raising.least_accepted(original, longest, vllm_config, *args, **kwargs)
     if raised is None:
         return None
     by_bytes = getattr(cache, "kv_cache_memory_bytes", None) is not None

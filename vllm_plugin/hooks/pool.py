@@ -15,7 +15,7 @@ from vllm_plugin.grouped_pool import GroupedPoolTracker
 from vllm_plugin.guard import Hook, hook, shown, wrap
 from vllm_plugin.hooks import guarded
 from vllm_plugin.imports import watch
-from vllm_plugin.layout import PLAIN, layout_of
+from vllm_plugin.layout import PLAIN, layout_of_pool
 from vllm_plugin.pool import PoolTracker
 
 ATTRIBUTE = "_vllm_rightsizer"
@@ -39,6 +39,9 @@ def patch(module: ModuleType) -> None:
         watch("vllm.v1.executor.abstract", guarded("executor"))
     wrap(manager, "__init__", hook("kv_cache_manager"), after=_built)
     wrap(manager, "get_computed_blocks", hook("lookup"), around=_noting_lookups)
+    if hasattr(manager, "get_computed_blocks_for_connector"):
+        # 0.32 looks up so where there is a connector; mostly it calls the other one.
+        wrap(manager, "get_computed_blocks_for_connector", hook("lookup"), around=_noting_lookups)
     wrap(manager, "free", hook("free"), around=_following_releases)
     wrap(manager, "reset_prefix_cache", hook("reset"), after=_reset)
     if hasattr(manager, "can_fit_full_sequence"):
@@ -74,7 +77,7 @@ def _track(manager: Any, args: Any, kwargs: Any) -> None:
 
 
 def _tracker(manager: Any, config: Any) -> PoolTracker:
-    layout = layout_of([group.kv_cache_spec for group in config.kv_cache_groups])
+    layout = layout_of_pool(config)
     if layout in (None, PLAIN):
         return PoolTracker(manager, int(manager.max_model_len), config)
     return GroupedPoolTracker(manager, int(manager.max_model_len), config, layout)
@@ -125,7 +128,7 @@ class _Admission:
 
     def asked(self, fits: Any, request: Any) -> None:
         """0.19 to 0.21: the scheduler allocates nothing for a request that does not fit."""
-        if not fits and request is self.request:
+        if not fits and request is self.request and hook("free").active:
             self._tracker.sought(request, self.found)
             self._tracker.refused(request.request_id)
 

@@ -7,7 +7,7 @@ import json
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import aiohttp
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes.aio.config import load_incluster_config, load_kube_config
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +26,16 @@ CONNECTION_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
+METADATA = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""Answers that hold of an object, and of each object of a list, the metadata alone."""
 
 _CONNECT_SECONDS = 5.0
 _REQUEST_SECONDS = 60.0
 _RELOAD_SECONDS = 10.0
 """Credentials are read again at most this often."""
+_LONGEST_WAIT_SECONDS = 60.0
+"""Whatever a server or a proxy asks for."""
 
 
 class CredentialsError(ValueError):
@@ -38,14 +43,23 @@ class CredentialsError(ValueError):
 
 
 class ApiError(Exception):
-    """The API server's refusal: the HTTP status, and `reason` and `message` of its Status object."""
+    """The API server's refusal: the HTTP status, and `reason`, `message` and the reasons of the causes of its Status
+    object."""
 
-    def __init__(self, status: int, reason: str, message: str, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        retry_after_seconds: float | None = None,
+        causes: Collection[str] = (),
+    ) -> None:
         super().__init__(f"{status} {reason}: {message}")
         self.status = status
         self.reason = reason
         self.message = message
         self.retry_after_seconds = retry_after_seconds
+        self.causes = causes
 
 
 class ApiServer:
@@ -157,12 +171,14 @@ async def _configuration(kubeconfig: Path | None, context: str | None) -> Config
                 client_configuration=configuration,
                 persist_config=False,
             )
-    except (ConfigException, OSError, ValueError) as error:
+    except Exception as error:
+        # Of a file that is no kubeconfig the package says it by whatever its parsers and its own code raise.
+        said = " ".join(str(error).split()) or type(error).__name__
         if kubeconfig is None:
             raise CredentialsError(
-                f"no API server is known ({error}): run in a pod with a service account, or give a --kubeconfig"
+                f"no API server is known ({said}): run in a pod with a service account, or give a --kubeconfig"
             ) from error
-        raise CredentialsError(f"{kubeconfig} cannot be used ({error}): give a kubeconfig that works") from error
+        raise CredentialsError(f"{kubeconfig} cannot be used ({said}): give a kubeconfig that works") from error
     return configuration
 
 
@@ -174,12 +190,19 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes) -> ApiError:
     if not isinstance(status, dict) or status.get("kind") != "Status":
         # A proxy, or the API server before it can make objects: plain text.
         status = {"message": body[:200].decode(errors="replace").strip()}
-    try:
-        retry_after = float(response.headers.get("Retry-After", ""))
-    except ValueError:
-        retry_after = None
     reason = str(status.get("reason") or response.reason)
-    return ApiError(response.status, reason, str(status.get("message")), retry_after)
+    causes = [str(cause.get("reason")) for cause in (status.get("details") or {}).get("causes") or ()]
+    retry_after = _retry_after(response.headers.get("Retry-After", ""))
+    return ApiError(response.status, reason, str(status.get("message")), retry_after, causes)
+
+
+def _retry_after(text: str) -> float | None:
+    """Seconds; the header's other form, a date, comes from no API server."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return min(seconds, _LONGEST_WAIT_SECONDS) if seconds >= 0 else None
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

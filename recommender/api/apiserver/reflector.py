@@ -15,7 +15,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from recommender.api.apiserver.connection import CONNECTION_ERRORS, JSON, ApiError, ApiServer, Raw
+from recommender.api.apiserver.connection import (
+    CONNECTION_ERRORS,
+    JSON,
+    METADATA,
+    METADATA_LIST,
+    ApiError,
+    ApiServer,
+    Raw,
+)
+from recommender.api.apiserver.lists import pages
 from recommender.api.apiserver.resources import Resource
 
 logger = logging.getLogger(__name__)
@@ -27,7 +36,6 @@ Key = tuple[str, str]
 Changed = Callable[[T | None, T | None], None]
 """Told of each change in the collection: what was kept of the object before, and what is now."""
 
-_METADATA = f"{JSON};as=PartialObjectMetadata{{}};g=meta.k8s.io;v=v1"
 _TEMPORARY = (401, 429, 503)
 """Refusals that say nothing about the version; after any other the collection is listed anew."""
 _AT_ONCE = 20
@@ -91,7 +99,7 @@ class Reflector(Generic[T]):
         self._keep = keep
         self._changed = changed
         self._selection = selection or Selection()
-        self._accept = _METADATA if metadata_only else JSON
+        self._accept, self._accept_list = (METADATA, METADATA_LIST) if metadata_only else (JSON, JSON)
         self._may_be_absent = may_be_absent
         self._pace = pace or Pace()
         self._objects: dict[Key, T] = {}
@@ -119,6 +127,11 @@ class Reflector(Generic[T]):
         return float("inf") if self._heard_at is None else time.monotonic() - self._heard_at
 
     @property
+    def version(self) -> int:
+        """The newest of the server's versions up to which every change has been seen; 0 where it cannot be told."""
+        return int(self._version or 0)
+
+    @property
     def trouble(self) -> str | None:
         """Why the collection is not followed at this moment, in a sentence."""
         return self._trouble
@@ -142,17 +155,12 @@ class Reflector(Generic[T]):
             await asyncio.sleep(delay)
 
     async def _list(self) -> None:
-        """Read the collection whole. Without a resourceVersion the answer is the newest, so it never goes back."""
+        """Read the collection whole."""
         fresh: dict[Key, T] = {}
         seen: set[Key] = set()
-        token = ""
-        while True:
-            query = self._selection.query()
-            if self._paged:
-                query["limit"] = str(self._pace.page)
-            if token:
-                query["continue"] = token
-            page = await self._server.request("GET", self._path, query=query, accept=self._accept.format("List"))
+        version = ""
+        limit = self._pace.page if self._paged else None
+        async for page in pages(self._server, self._path, self._selection.query(), limit, self._accept_list):
             # An empty list says null; what has no items at all is no list.
             for number, raw in enumerate(page["items"] or (), start=1):
                 key = _key(raw)
@@ -162,10 +170,7 @@ class Reflector(Generic[T]):
                     fresh[key] = value
                 if number % _AT_ONCE == 0:
                     await asyncio.sleep(0)
-            token = page["metadata"].get("continue") or ""
-            if not token:
-                break
-        version = page["metadata"]["resourceVersion"]
+            version = page["metadata"]["resourceVersion"]
         self._replace(fresh)
         self._misread = {key: said for key, said in self._misread.items() if key in seen}
         self._version = version
@@ -183,7 +188,7 @@ class Reflector(Generic[T]):
         }
         begun = time.monotonic()
         events = 0
-        async with self._server.stream(self._path, query, self._accept.format(""), self._pace.silence) as lines:
+        async with self._server.stream(self._path, query, self._accept, self._pace.silence) as lines:
             self._heard()
             try:
                 async for line in lines:
@@ -287,7 +292,8 @@ class Reflector(Generic[T]):
         if error.status not in _TEMPORARY:
             self._version = None
         delay = self._failed(str(error))
-        return delay if error.retry_after_seconds is None else self._delay(error.retry_after_seconds)
+        asked = error.retry_after_seconds
+        return delay if asked is None else self._delay(max(asked, self._pace.first_delay))
 
     def _failed(self, sentence: str) -> float:
         self._say(sentence)

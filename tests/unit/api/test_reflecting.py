@@ -17,7 +17,7 @@ from fake_apiserver import FakeApi, kubeconfig, served, thing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommender.api.apiserver.connection import ApiError, ApiServer, CredentialsError
+from recommender.api.apiserver.connection import ApiServer
 from recommender.api.apiserver.reflector import Pace, Reflector, Selection
 from recommender.api.apiserver.resources import Resource
 
@@ -361,35 +361,3 @@ def test_paths() -> None:
     assert THINGS.path("prod", "a") == "/apis/example.org/v1/namespaces/prod/things/a"
     assert Resource("", "v1", "secrets", "Secret").path("prod") == "/api/v1/namespaces/prod/secrets"
     assert str(THINGS) == "things.example.org"
-
-
-async def test_without_credentials(tmp_path: Path) -> None:
-    with pytest.raises(CredentialsError, match="give a --kubeconfig"):
-        await ApiServer.connect()
-    with pytest.raises(CredentialsError, match="gone cannot be used"):
-        await ApiServer.connect(tmp_path / "gone")
-
-
-async def test_refusals_are_read(tmp_path: Path) -> None:
-    api = FakeApi(refusals=[(409, "AlreadyExists")])
-    async with served(api):
-        server = await ApiServer.connect(kubeconfig(tmp_path, api.url))
-        with pytest.raises(ApiError) as caught:
-            await server.request("GET", THINGS.path())
-        assert (caught.value.status, caught.value.reason) == (409, "AlreadyExists")
-        with pytest.raises(ApiError, match="404"):
-            await server.request("GET", "/nowhere")
-        await server.close()
-
-
-async def test_new_credentials_are_taken_after_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recommender.api.apiserver.connection._RELOAD_SECONDS", 0.0)
-    api = FakeApi(refusals=[(401, "Unauthorized")])
-    async with served(api):
-        server = await ApiServer.connect(kubeconfig(tmp_path, api.url))
-        kubeconfig(tmp_path, api.url, token="renewed")
-        with pytest.raises(ApiError, match="401"):
-            await server.request("GET", THINGS.path())
-        await server.request("GET", THINGS.path())
-        await server.close()
-    assert api.requests[1].headers["Authorization"] == "Bearer renewed"

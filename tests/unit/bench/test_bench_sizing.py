@@ -12,6 +12,7 @@ from bench.plugin_replay import PluginReplay
 from bench.referee import JudgeMissingError, Referee, Summary, Verdict, load_judge
 from bench.sizing import Case, main, usable_blocks
 from recommender.evaluation import Assessment
+from recommender.histograms import unpack
 
 ADMIT, FREE = 0, 1
 USABLE = 100
@@ -64,7 +65,7 @@ def test_two_requests_that_share_a_prefix():
     assert sample.active_bytes == 0
     # Four blocks of the first request were new; of the second's three that may hit, two were held: 5 active blocks.
     assert replay.estimator.histogram.counts[-1] == 5
-    assert sample.counters.reuse[-1] == 7
+    assert unpack(sample.counters.reuse)[-1] == 7
 
 
 def test_a_demand_leaves_out_what_running_requests_hold_but_not_what_is_free():

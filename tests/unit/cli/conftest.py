@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,9 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Run `main()` with arguments and standard input."""
+    # Servers set the root logger up, also those of other tests in this process, whose standard error is closed by now.
+    kept = [handler for handler in logging.root.handlers if type(handler) is not logging.StreamHandler]
+    monkeypatch.setattr(logging.root, "handlers", kept)
 
     def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", ["vllm-rightsizer", *arguments])

@@ -104,6 +104,16 @@ def test_flow_style_and_deep_indentation(cli: Cli) -> None:
     assert '"vllm/vllm-openai:v0.11.0"' in result
 
 
+def test_the_indentation_of_lists_stays(cli: Cli) -> None:
+    text = (
+        "kind: Pod\nmetadata:\n  name: p\nspec:\n  containers:\n    - name: vllm\n"
+        "      image: vllm/vllm-openai:v0.11.0\n      args:\n        - --model=m\n"
+    )
+    done = rewrite(cli, "-", "-o", "yaml", stdin=text)
+    assert done.stderr == ""
+    assert f"        - --model=m\n        - {FLAGS[0]}\n" in done.stdout
+
+
 def test_shared_nodes_are_changed_once(cli: Cli) -> None:
     text = (
         "kind: List\nitems:\n- kind: Pod\n  metadata: {name: a}\n  spec: &spec\n    containers:\n    - name: vllm\n"

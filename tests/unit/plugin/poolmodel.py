@@ -72,8 +72,8 @@ class PoolModel:
         request.hashes, request.tokens = list(hashes), tokens
         self._fill(request)
 
-    def free(self, name: str) -> int:
-        """Release the request; says how many of its full blocks nobody holds any more."""
+    def free(self, name: str) -> dict[str, int]:
+        """Release the request; says how many of its full blocks nobody holds any more (`released`)."""
         request = self.running.pop(name)
         released = 0
         dead = []
@@ -88,7 +88,7 @@ class PoolModel:
                 self.free_queue.append(block)
                 released += 1
         self.free_queue[:0] = dead
-        return released
+        return {"released": released}
 
     def _fill(self, request: Request) -> None:
         while len(request.blocks) * self.block_tokens < request.tokens:

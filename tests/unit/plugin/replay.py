@@ -6,9 +6,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from vllm_plugin.estimator import ReuseEstimator
+from vllm_plugin.layout import PLAIN, Layout
 from vllm_plugin.names import REUSE_BUCKET_BOUNDS
 
 from .poolmodel import PoolModel
+from .windowmodel import WindowModel
 
 BLOCK_TOKENS = 4
 BLOCK_BYTES = 1 << 20
@@ -36,10 +38,15 @@ def chain(content: Sequence[Hashable]) -> list[Hashable]:
 class Replay:
     """One run. `sizes`: usable blocks; the estimator sees only the pool of the `observed` size."""
 
-    def __init__(self, sizes: Sequence[int], observed: int) -> None:
-        self.pools = {size: PoolModel(size, BLOCK_TOKENS) for size in sizes}
+    def __init__(self, sizes: Sequence[int], observed: int, layout: Layout = PLAIN) -> None:
+        self.pools: dict[int, PoolModel | WindowModel] = {
+            size: PoolModel(size, BLOCK_TOKENS) if layout == PLAIN else WindowModel(size, BLOCK_TOKENS, layout)
+            for size in sizes
+        }
         self.observed = self.pools[observed]
-        self.estimator = ReuseEstimator(block_bytes=BLOCK_BYTES, block_tokens=BLOCK_TOKENS, pool_blocks=observed + 1)
+        self.estimator = ReuseEstimator(
+            block_bytes=BLOCK_BYTES, block_tokens=BLOCK_TOKENS, pool_blocks=observed + 1, layout=layout
+        )
         self.blocks = 0
         self.peak = 0
         self._jobs: dict[str, Job] = {}
@@ -64,7 +71,7 @@ class Replay:
             pool.extend(name, hashes, tokens)
             self.peak = max(self.peak, pool.active)
             released[size] = pool.free(name)
-        self.estimator.free(name, hashes, tokens, released=released[self.observed.size])
+        self.estimator.free(name, hashes, tokens, **released[self.observed.size])
 
     def predicted(self, size: int) -> int:
         """Blocks that the estimator says hit in a pool of `size` usable blocks."""

@@ -49,14 +49,24 @@ def test_a_call_that_fails_is_counted_and_the_others_are_made(of: Hook) -> None:
     assert (done, of.errors) == ([1], 1)
 
 
-def test_where_the_hook_is_off_nothing_is_called_and_nothing_piles_up(of: Hook) -> None:
+def test_calls_that_fail_now_and_then_do_not_end_it(of: Hook) -> None:
+    waiting = Backlog(of)
+    for number in range(300):
+        waiting.add(0, int, "no number" if number % 15 == 0 else "1")
+    waiting.clear()
+    assert (of.errors, of.active) == (20, True)
+
+
+def test_where_the_hook_is_off_nothing_is_called_and_nothing_is_kept(of: Hook) -> None:
     done: list[int] = []
     waiting = Backlog(of)
+    waiting.add(0, done.append, 0)
     of.switch_off("a test")
-    for number in range(10 * backlog._MOST_CALLS):
-        waiting.add(0, done.append, number)
+    waiting.add(0, done.append, 1)
+    assert len(waiting._calls) == 1
+    waiting.clear()
     assert done == []
-    assert len(waiting._calls) < backlog._MOST_CALLS
+    assert not waiting._calls
 
 
 def test_nobody_waits_for_another_thread(of: Hook) -> None:
@@ -80,6 +90,21 @@ def test_nobody_waits_for_another_thread(of: Hook) -> None:
     go_on.set()
     exporter.join(10)
     assert done == ["slow"] + ["quick"] * backlog._MOST_CALLS
+
+
+def test_a_call_that_forks_ends_in_both(of: Hook) -> None:
+    children: list[int] = []
+    waiting = Backlog(of)
+    waiting.add(0, lambda: children.append(os.fork()))
+    code = 1
+    try:
+        waiting.clear()
+        code = 0
+    finally:
+        if children == [0]:
+            os._exit(code)
+    _, status = os.waitpid(children[0], 0)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_a_child_forked_in_the_middle_can_go_on(of: Hook) -> None:

@@ -15,33 +15,8 @@ from vllm_plugin.curve import hits_at
 from vllm_plugin.estimator import ReuseEstimator
 from vllm_plugin.sampling import position, sampled
 
-from .replay import BLOCK_TOKENS, Job, Replay, chain
-
-CONTENT = st.lists(st.integers(0, 2), min_size=1, max_size=5).map(tuple)
-
-
-@st.composite
-def scripts(draw: st.DrawFn) -> list[tuple[Job, int]]:
-    """Short requests, some of which go on where an earlier one ended, each with how many may run beside it."""
-    script: list[tuple[Job, int]] = []
-    for index in range(draw(st.integers(1, 40))):
-        prompt: tuple[Hashable, ...] = draw(CONTENT)
-        if script and draw(st.booleans()):
-            earlier = draw(st.sampled_from(script))[0]
-            prompt = (*earlier.prompt, *earlier.output, *prompt)[:6]
-        output = tuple((index, block) for block in range(draw(st.integers(0, 2))))
-        job = Job(prompt, draw(st.integers(1, BLOCK_TOKENS - 1)), output, draw(st.integers(0, BLOCK_TOKENS - 1)))
-        script.append((job, draw(st.integers(0, 2))))
-    return script
-
-
-def play(replay: Replay, script: list[tuple[Job, int]]) -> None:
-    running: list[str] = []
-    for index, (job, beside) in enumerate(script):
-        while len(running) > beside:
-            replay.finish(running.pop(0))
-        replay.admit(str(index), job)
-        running.append(str(index))
+from .replay import Job, Replay, chain
+from .traffic import mixed_traffic, play, scripts
 
 
 @settings(max_examples=250, deadline=None)
@@ -81,26 +56,6 @@ def assert_sound(estimator: ReuseEstimator) -> None:
     assert estimator._stack.total == sum(event.end - event.start for event in events)
 
 
-def mixed_traffic(seed: int, requests: int, longest: int, cut: float) -> list[tuple[Job, int]]:
-    """Shared prompts, chats that go on, and of these the share `cut` branching off anywhere."""
-    random_ = random.Random(seed)
-    chats: list[tuple[Hashable, ...]] = []
-    script = []
-    for _ in range(requests):
-        if chats and random_.random() < 0.6:
-            prompt = random_.choice(chats)
-            if random_.random() < cut:
-                prompt = prompt[: random_.randrange(1, len(prompt) + 1)]
-        else:
-            topic = random_.randrange(3)
-            prompt = tuple((topic, block) for block in range(random_.randrange(1, longest // 2)))
-        prompt = (*prompt, *(random_.random() for _ in range(random_.randrange(1, longest // 3))))[:longest]
-        output = tuple(random_.random() for _ in range(random_.randrange(2)))
-        chats = [*chats[-40:], prompt + output]
-        script.append((Job(prompt, random_.randrange(BLOCK_TOKENS), output, random_.randrange(1, BLOCK_TOKENS)), 3))
-    return script
-
-
 @pytest.mark.parametrize(("longest", "observed"), [(30, 511), (60, 511), (120, 1023)])
 @pytest.mark.parametrize("cut", [0.0, 0.4])
 def test_long_chains_are_right_but_for_branches_between_samples(longest: int, observed: int, cut: float) -> None:
@@ -118,7 +73,7 @@ def test_a_wrong_order_of_releases_would_be_seen() -> None:
     """The check above can fail."""
     replay = Replay([255, 511], 511)
     script = mixed_traffic(seed=1, requests=800, longest=60, cut=0.4)
-    replay.estimator._stack.newer = lambda _: 0
+    replay.estimator._stack.depth = lambda *_: 1
     play(replay, script)
     assert abs(replay.predicted(255) - replay.pools[255].hit_blocks) > 0.05 * replay.blocks
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from vllm_plugin.layout import PLAIN, Layout, layout_of
+from vllm_plugin.layout import PLAIN, Layout, layout_of, layout_of_pool
 
 
 class FullAttentionSpec:
@@ -31,6 +32,13 @@ class SlidingWindowSpec:
         self.block_size = block_size
 
 
+class UniformTypeKVCacheSpecs:
+    block_size = 16
+
+    def __init__(self, *layers: Any) -> None:
+        self.kv_cache_specs = dict(enumerate(layers))
+
+
 @pytest.mark.parametrize(
     ("specs", "layout"),
     [
@@ -40,6 +48,8 @@ class SlidingWindowSpec:
         ([FullAttentionSpec(), SlidingWindowSpec(128)], Layout(1, (8,))),
         ([SlidingWindowSpec(129), FullAttentionSpec(), SlidingWindowSpec(1)], Layout(1, (8, 1))),
         ([SlidingWindowSpec(130)], Layout(0, (9,))),
+        ([UniformTypeKVCacheSpecs(FullAttentionSpec(), MLAAttentionSpec()), SlidingWindowSpec(128)], Layout(1, (8,))),
+        ([FullAttentionSpec(), UniformTypeKVCacheSpecs(SlidingWindowSpec(128))], Layout(1, (8,))),
         ([FullAttentionSpec(), MambaSpec()], None),
         ([FullAttentionSpec(), RSWASpec()], None),
         ([FullAttentionSpec(), SlidingWindowSpec(128, 32)], None),
@@ -48,6 +58,13 @@ class SlidingWindowSpec:
 )
 def test_the_kinds_of_groups(specs: list[Any], layout: Layout | None) -> None:
     assert layout_of(specs) == layout
+
+
+def test_what_lies_in_the_hosts_memory_too_has_no_one_order() -> None:
+    device = SimpleNamespace(kv_cache_spec=FullAttentionSpec())
+    host = SimpleNamespace(kv_cache_spec=FullAttentionSpec(), host_resident=True)
+    assert layout_of_pool(SimpleNamespace(kv_cache_groups=[device, device])) == Layout(2)
+    assert layout_of_pool(SimpleNamespace(kv_cache_groups=[device, host])) is None
 
 
 def test_a_chain_takes_all_its_blocks_of_full_groups_and_the_last_ones_of_windows() -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from vllm_plugin import guard, pool
+from vllm_plugin.block_manager import BlockManagerTracker
+from vllm_plugin.grouped_pool import GroupedPoolTracker
+from vllm_plugin.layout import layout_of_pool
 from vllm_plugin.pool import PoolTracker
 
 
@@ -89,3 +92,56 @@ def test_one_group_has_one() -> None:
     manager = new_manager()
     assert sum(PoolTracker(manager, 100).report()["reuse_counts"]) == 0
     assert guard.hooks["reuse"].active
+
+
+@pytest.mark.usefixtures("clock")
+def test_dead_blocks_are_left_out_once_nobody_sees_them_go() -> None:
+    """They would seem to be more and more."""
+    manager = new_manager()
+    manager.block_pool.free_block_queue.prepend_n = manager.block_pool.free_blocks = list
+    manager.req_to_blocks, manager.num_cached_block = {"a": [None] * 5}, {"a": 3}
+    tracker = PoolTracker(manager, 100)
+    assert tracker.dead_first
+    request = Object(request_id="a", status=None, is_finished=lambda: True, block_hashes=[])
+    tracker.freed(request, tracker.before_free(request))
+    assert tracker.spare() == 2
+    guard.hooks["hand_outs"].switch_off("a test")
+    assert tracker.spare() == 0
+
+
+class SlidingWindowSpec(SimpleNamespace):
+    """As vLLM calls it."""
+
+
+@pytest.mark.usefixtures("clock")
+def test_one_group_with_a_window_as_older_releases_have_it() -> None:
+    """Found blocks are no list of lists, and no block says that it is the null block."""
+    manager = new_manager()
+    null, held, free = Object(ref_cnt=0), Object(ref_cnt=1), Object(ref_cnt=0)
+    manager.block_pool.null_block = null
+    (group,) = manager.kv_cache_config.kv_cache_groups
+    group.kv_cache_spec = SlidingWindowSpec(block_size=16, sliding_window=33)
+    manager.req_to_blocks, manager.num_cached_block = {"a": [null, null, null, held, free]}, {"a": 4}
+    tracker = GroupedPoolTracker(manager, 100, manager.kv_cache_config, layout_of_pool(manager.kv_cache_config))
+    assert (tracker.window_groups, tracker.block_tokens) == (1, 16)
+    request = Object(request_id="a", num_tokens=70)
+    tracker.sought(request, ([null, free, held], 48))
+    # Of the last two blocks one is held already, and the prompt has five; none is active.
+    assert tracker.report()["demand_peak_bytes"] == 4 * tracker.block_bytes
+    tracker.sought(request, ([], 0))
+    assert tracker.report()["demand_peak_bytes"] == 5 * tracker.block_bytes
+    assert tracker.before_free(request) == (0, [(5, 4, 3)])
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_sequence_of_v0_that_is_given_up_before_it_ran_is_not_remembered() -> None:
+    allocator = Object(get_num_free_blocks=lambda: 5)
+    manager = Object(num_total_gpu_blocks=10, block_size=16, enable_caching=True, max_block_sliding_window=None)
+    manager.block_allocator, manager.block_tables = Object(_allocators={Object(name="GPU"): allocator}), {}
+    schedulers = [Object(block_manager=manager)]
+    tracker = BlockManagerTracker(schedulers, None, 100)
+    sequence = Object(seq_id=3, get_len=lambda: 40)
+    tracker.sought(manager, Object(get_seqs=lambda: [sequence]), refused=True)
+    assert tracker._waited == {"3"}
+    assert tracker.before_free(manager, sequence) is None
+    assert not tracker._waited

@@ -146,6 +146,17 @@ def test_namespaces_that_did_not_opt_in(store: FileObjectStore) -> None:
     assert (after.injected, after.bare) == ((), ())
 
 
+def test_a_namespace_that_is_being_deleted(store: FileObjectStore) -> None:
+    """It takes nothing new, and its pods are going."""
+    store.apply(pod_object(1))
+    raw = store.get("Namespace", None, KEY.namespace)
+    assert raw is not None
+    raw["metadata"]["deletionTimestamp"] = "2026-11-01T12:00:00Z"
+    store.apply(raw)
+    assert not census_of(store).opted_in
+    assert found(store).injected == ()
+
+
 def test_how_the_container_ended() -> None:
     ended = {"terminated": {"exitCode": 1, "reason": "Error", "message": "max seq len\n is too large"}}
     state = {"name": KEY.container, "ready": False, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}

@@ -94,6 +94,9 @@ def test_an_event() -> None:
     }
     assert told["eventTime"] == "1970-01-01T00:00:01.500000Z"
     assert len(told["note"]) <= 1024
+    several_bytes_each = event(Happening("Normal", "Recommended", "€" * 500), RECOMMENDATION, 1.5, "host")["note"]
+    assert 1000 < len(several_bytes_each.encode()) <= 1024
+    assert several_bytes_each.lstrip("€") == "…"
     policy = {"apiVersion": "v", "kind": "VLLMPolicy", "metadata": {"name": "p", "uid": "u"}}
     assert event(Happening("Normal", "R", "n"), policy, 0, "host")["metadata"]["namespace"] == "default"
 
@@ -107,6 +110,13 @@ def test_the_same_event_has_the_same_name() -> None:
     ]
     assert names[0] == names[1]
     assert len(set(names)) == 3
+
+
+def test_the_name_of_an_event_of_an_object_with_a_long_one() -> None:
+    policy = {"apiVersion": "v", "kind": "VLLMPolicy", "metadata": {"name": "a" * 199 + ".b" * 20, "uid": "u"}}
+    name = event(Happening("Normal", "R", "n"), policy, 0, "host")["metadata"]["name"]
+    assert len(name) <= 253
+    assert all(name.split("."))
 
 
 def test_what_is_told_again_is_counted() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from synthetic import BLOCK_BYTES, KEY, facts, packed
 
-from recommender.histograms import BUCKETS
+from recommender.histograms import BUCKETS, pack
 from recommender.history import History, HistoryReader, Memory
 from recommender.history_files import HistoryError, HistoryInUseError, UnreadableHistoryError
 from recommender.history_rows import seal
@@ -39,7 +39,7 @@ def closed(start: float, pod: str = "llama-0", fingerprint: str = FINGERPRINT, r
         admissions_blocked=2,
         reuse=packed([1, 5, 700, None]),
     )
-    counters = Counters(70, 8000, 4000, 1, 2, tuple(range(BUCKETS)))
+    counters = Counters(70, 8000, 4000, 1, 2, pack(range(BUCKETS)))
     key = SeriesKey(KEY, fingerprint, pod, "uid", "0")
     return ClosedInterval(key, facts(), interval, counters, start + 59.0, start + 96 * 60.0)
 
@@ -281,6 +281,47 @@ def test_a_series_outlives_its_intervals(path: Path) -> None:
         history.prune(1e9)
         assert history.series(KEY, FINGERPRINT, 0.0) == ()
         assert history.baseline(long.key) is None
+
+
+def test_an_engine_is_known_for_as_long_as_a_row_has_intervals_of_it(path: Path) -> None:
+    """Whoever looks further back than its window meets it in rows that were put together with later ones."""
+    with History.open(path) as history:
+        history.append([closed(0.0, pod="gone"), closed(0.0)])
+        for place in range(1, 12):
+            history.append([closed(60.0 * place)])
+        history.prune(closed(0.0).expires + 1.0)
+        gone, other = sorted(history.series(KEY, FINGERPRINT, 0.0), key=lambda one: one.key.pod)
+        assert (gone.key.pod, len(gone.intervals), len(other.intervals)) == ("gone", 1, 12)
+        history.prune(closed(60.0 * 7).expires + 1.0)
+        (other,) = history.series(KEY, FINGERPRINT, 0.0)
+        assert len(other.intervals) == 4
+
+
+def test_a_look_is_one_of_one_moment(path: Path) -> None:
+    """A recommender that stores the first interval of a new pod between two statements of a reader does no damage."""
+    with History.open(path) as history:
+        history.append([closed(0.0)])
+
+        def written_between(statement: str) -> None:
+            if "FROM observed" in statement:
+                history.append([closed(60.0, pod="new")])
+
+        with HistoryReader.open(path) as reader:
+            reader._connection.set_trace_callback(written_between)
+            (one,) = reader.series(KEY, FINGERPRINT, 0.0)
+            assert one.key.pod == "llama-0"
+        assert len(stored(path)) == 2
+
+
+def test_counting_goes_on_from_what_came_last(path: Path) -> None:
+    """A clock that was set back puts it before what waits with it."""
+    earlier, later = closed(120.0), closed(60.0)
+    later = replace(later, counters=replace(later.counters, requests=71))
+    with History.open(path) as history:
+        history.append([earlier, later])
+        baseline = history.baseline(later.key)
+        assert baseline is not None
+        assert baseline.counters == later.counters
 
 
 def test_old_rows_are_put_together_and_read_as_before(path: Path) -> None:

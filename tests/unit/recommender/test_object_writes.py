@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Server:
 
     answers: list[int] = field(default_factory=list)
     retry_after: str = ""
+    cause: str = ""
     taken: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
 
@@ -47,7 +48,8 @@ class Server:
             self.taken.append((request.method, dict(request.query), body))
             return web.json_response({"metadata": {"resourceVersion": "7"}})
         headers = {"Retry-After": self.retry_after} if self.retry_after else {}
-        status = {"kind": "Status", "reason": "Because", "message": f"no {code}"}
+        details = {"causes": [{"reason": self.cause}]} if self.cause else {}
+        status = {"kind": "Status", "reason": "Because", "message": f"no {code}", "details": details}
         return web.json_response(status, status=code, headers=headers)
 
 
@@ -157,6 +159,18 @@ async def test_an_object_that_is_gone(tmp_path: Path) -> None:
     assert stand.count("gone") == 1
 
 
+async def test_a_namespace_that_is_being_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It takes nothing new; that is nobody's missing right, and no trouble."""
+    async with standing(tmp_path, 403) as stand:
+        stand.server.cause = "NamespaceTerminating"
+        stand.put(created(PATH, {}))
+        await until(lambda: stand.done)
+        assert stand.writer.trouble is None
+    assert stand.done == [None]
+    assert stand.count("gone") == 1
+    assert "grant" not in caplog.text
+
+
 async def test_what_is_there_or_gone_already_is_done(tmp_path: Path) -> None:
     async with standing(tmp_path, 409, 404) as stand:
         stand.put(created(PATH, {}))
@@ -174,7 +188,7 @@ async def test_what_may_be_lost_is_not_tried_again(tmp_path: Path) -> None:
 
 
 async def test_what_waits_at_the_end_is_written(tmp_path: Path) -> None:
-    async with standing(tmp_path) as stand:
+    async with standing(tmp_path, pace=replace(HASTY, farewell=10)) as stand:
         for number in range(5):
             stand.writer.put(Write(("Thing", "prod", str(number)), (applied(PATH, {"x": number}),)))
     assert [body["x"] for _, _, body in stand.server.taken] == list(range(5))

@@ -9,7 +9,7 @@ from synthetic import KEY, facts
 from test_history import FINGERPRINT, NOTHING, stored
 
 from recommender.discovery import Pod
-from recommender.histograms import BUCKETS
+from recommender.histograms import BUCKETS, pack, unpack
 from recommender.history import History
 from recommender.keys import SeriesKey
 from recommender.observation import Observer
@@ -25,7 +25,7 @@ SERIES = SeriesKey(KEY, FINGERPRINT, "llama-0", "uid", "0")
 def look(observer: Observer, at: float) -> None:
     """A scrape of a pod that serves ten requests a second."""
     count = round(10 * at)
-    counters = Counters(count, 16 * count, 8 * count, 0, 0, (0,) * (BUCKETS - 1) + (count,))
+    counters = Counters(count, 16 * count, 8 * count, 0, 0, pack((0,) * (BUCKETS - 1) + (count,)))
     sample = PodSample("0.1.0", (EngineSample("0", facts(), 0, 0, 0, 0, counters),))
     observer.observe([Scrape(POD, at, 0.01, sample)], {KEY: W}, at, PERIOD)
 
@@ -56,7 +56,7 @@ def test_what_could_not_be_written_is_written_later(tmp_path: Path) -> None:
         kept = history.baseline(SERIES)
         assert kept is not None
         assert kept.counters.requests == 3300
-        assert kept.counters.reuse[-1] == 3300
+        assert unpack(kept.counters.reuse)[-1] == 3300
         assert history.candidates(KEY, FINGERPRINT, "", 0.0) == (7,)
 
 

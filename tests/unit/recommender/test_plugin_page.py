@@ -13,6 +13,7 @@ from synthetic import KEY
 from recommender import scraping
 from recommender.discovery import Pod
 from recommender.exposition import parse_page
+from recommender.histograms import unpack
 from recommender.samples import RefusedSampleError
 from vllm_plugin import names
 from vllm_plugin.estimator import ReuseEstimator
@@ -95,8 +96,8 @@ def test_every_figure_arrives() -> None:
     counters = found.counters
     assert (counters.requests, counters.lookup_tokens, counters.hit_tokens) == (3, 500, 160)
     assert (counters.preemptions, counters.admissions_blocked) == (1, 2)
-    assert counters.reuse == tuple(accumulate(estimator.histogram.counts))
-    assert counters.reuse[-1] == 20
+    assert unpack(counters.reuse) == tuple(accumulate(estimator.histogram.counts))
+    assert unpack(counters.reuse)[-1] == 20
 
 
 def test_before_the_worker_reports_nothing_is_believed() -> None:

@@ -188,3 +188,42 @@ async def test_trouble_with_a_workload_is_said_once(
     stand.store.apply(policy_object(**POLICY, percentile=95))
     await stand.recommender.round()
     assert caplog.text.count("cannot be evaluated") == 3
+
+
+async def test_a_store_that_takes_no_writes(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
+    """What is measured is kept all the same; said once, and not ready."""
+    lock = stand.store.folder / ".lock"
+    lock.unlink()
+    lock.mkdir()
+    for _ in range(3):
+        await stand.recommender.round()
+    assert "objects cannot be written" in str(stand.recommender.fault)
+    assert caplog.text.count("objects cannot be written") == 1
+    assert stand.store.get("VLLMRecommendation", KEY.namespace, NAME) is None
+    stand.recommender.stop()
+    assert stand.history._connection.execute("SELECT count(*) FROM observed").fetchone()[0] == 1
+    lock.rmdir()
+    await stand.recommender.round()
+    assert stand.recommender.fault is None
+    assert stand.recommendation()["status"]["measured"]
+
+
+async def test_objects_that_are_none_end_no_round(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
+    folder = stand.store.folder
+    (folder / "vllmpolicy" / "_cluster" / "nameless.json").write_text('{"metadata": {}}')
+    stand.store.apply({"kind": "VLLMRecommendation", "metadata": {"name": "odd", "namespace": "chat"}, "spec": {}})
+    for _ in range(3):
+        await stand.recommender.round()
+    assert stand.recommendation()["status"]["measured"]
+    assert caplog.text.count("a VLLMRecommendation is passed over") == 1
+    stand.store.delete("VLLMRecommendation", "chat", "odd")
+    await stand.recommender.round()
+    stand.store.apply({"kind": "VLLMRecommendation", "metadata": {"name": "odd", "namespace": "chat"}, "spec": {}})
+    await stand.recommender.round()
+    assert caplog.text.count("a VLLMRecommendation is passed over") == 2
+
+
+async def test_how_long_a_round_may_take(stand: Stand) -> None:
+    """One pod: a look at its plugin, and one at its vLLM."""
+    await stand.recommender.round()
+    assert stand.recommender.longest_look == 2 * stand.scraper.longest(1) > 0

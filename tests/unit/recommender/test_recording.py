@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
+from itertools import accumulate
 
 from synthetic import KEY, SyntheticEngine
 
 from recommender.exposition import parse_page
-from recommender.histograms import unpack
+from recommender.histograms import BUCKETS, increase, pack, unpack
 from recommender.intervals import ClosedInterval
 from recommender.keys import SeriesKey
 from recommender.recording import Baseline, Recorder
@@ -101,6 +103,23 @@ def test_one_counter_that_went_down_is_enough() -> None:
     after = replace(before, requests=50, lookup_tokens=900, preemptions=0)
     assert after.since(before) == after
     assert replace(before, requests=12).since(before) == Counters(2, 0, 0, 0, 0)
+
+
+def test_packed_histograms_grow_as_their_counts_do() -> None:
+    """Where a count went down, or a smaller bucket grew by more than a larger one, that is no growth."""
+    chance = random.Random(3)
+    found = []
+    for _ in range(300):
+        earlier = list(accumulate(chance.choices((0, 1, 1 << 50), k=BUCKETS)))
+        growth = list(accumulate(chance.choices((0, 1, 1000), k=BUCKETS)))
+        if chance.random() < 0.5:
+            growth[chance.randrange(BUCKETS)] -= 1
+        later = [max(count + more, 0) for count, more in zip(earlier, growth, strict=True)]
+        growth = [after - before for before, after in zip(earlier, later, strict=True)]
+        expected = pack(growth) if growth[0] >= 0 and growth == sorted(growth) else None
+        found.append(increase(pack(later), pack(earlier)))
+        assert found[-1] == expected
+    assert 30 < found.count(None) < 150
 
 
 def test_a_gap_is_not_covered() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from dataclasses import replace
 
 import pytest
 from synthetic import BLOCK_BYTES, BLOCK_TOKENS, KEY, SyntheticEngine, served
 
+from recommender import scraping
 from recommender.discovery import Pod
 from recommender.exposition import parse_page
-from recommender.samples import RefusedSampleError
+from recommender.histograms import unpack
+from recommender.samples import PodSample, RefusedSampleError
 from recommender.scraping import Scrape, Scraper
 from vllm_plugin import names
 
@@ -46,8 +49,7 @@ async def test_an_honest_page() -> None:
     assert one.demand_peak_bytes == 60 * BLOCK_BYTES
     assert one.counters.requests == 9
     assert one.counters.preemptions == 2
-    assert one.counters.reuse[-1] == 4
-    assert one.counters.reuse[-2] == 3
+    assert unpack(one.counters.reuse)[-2:] == (3, 4)
 
 
 async def test_every_pod_is_looked_at_within_the_deadline_of_the_slowest() -> None:
@@ -67,6 +69,32 @@ async def test_every_pod_is_looked_at_within_the_deadline_of_the_slowest() -> No
     assert [answer.sample is not None for answer in answers] == [False, False, True, False]
     assert "within 0.4 s" in (answers[0].fault or "")
     assert "no page from" in (answers[1].fault or "")
+
+
+async def test_pods_that_hang_hold_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scraping, "PATIENCE_SECONDS", 0.02)
+    engine = honest()
+    with socket.socket() as silent, served(lambda: engine.page().encode()) as port:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(2 * scraping.CONCURRENT_SCRAPES)
+        hanging = [pod(silent.getsockname()[1], name=str(one)) for one in range(scraping.CONCURRENT_SCRAPES)]
+        *hung, answered = await scrape(*hanging, pod(port), deadline=0.8)
+    assert answered.sample is not None
+    assert all(one.sample is None and answered.at < one.at for one in hung)
+
+
+async def test_a_page_that_nobody_thought_of_ends_no_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(text: str, uid: str) -> PodSample:
+        if uid == "odd":
+            raise AttributeError("of nothing")
+        return parse_page(text)
+
+    monkeypatch.setattr(scraping, "parse_page", failing)
+    engine = honest()
+    with served(lambda: engine.page().encode()) as port:
+        odd, other = await scrape(replace(pod(port), uid="odd"), pod(port))
+    assert odd.fault == f"the page of 127.0.0.1:{port} cannot be read: AttributeError: of nothing"
+    assert other.sample is not None
 
 
 def edited(old: str, new: str, count: int = 1) -> str:
@@ -178,7 +206,7 @@ def test_other_metrics_on_the_page_are_neither_read_nor_judged() -> None:
 def test_bounds_are_known_however_they_are_written() -> None:
     first, second = names.REUSE_BUCKET_BOUNDS[:2]
     page = edited(f'le="{first!r}"', 'le="1.048576e+06"').replace(f'le="{second!r}"', f'le="{second:.12g}"')
-    assert parse_page(page).engines[0].counters.reuse[-1] == 4
+    assert unpack(parse_page(page).engines[0].counters.reuse)[-1] == 4
 
 
 def test_ranks_and_engines() -> None:

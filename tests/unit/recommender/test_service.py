@@ -22,8 +22,11 @@ from recommender.api.plugin_wheel import plugin_map_name
 from recommender.api.recommendations import RECOMMENDED, VLLMRecommendation
 from recommender.api.workloads import recommendation_name
 from recommender.explanations import explain
+from recommender.history import History
 from recommender.recommending import scrape_period
-from recommender.service import RecommenderSettings, run
+from recommender.scraping import Scraper
+from recommender.service import RecommenderSettings, _Objects, _Service, run
+from recommender.telemetry import Telemetry
 
 POLICY = {"observationWindow": "24s", "windowCoverage": 5, "minRequests": 100}
 
@@ -193,6 +196,21 @@ async def test_counting_goes_on_after_a_restart(settings: RecommenderSettings) -
 )
 def test_the_period_follows_the_smallest_window(windows: list[float], expected: float) -> None:
     assert scrape_period(windows) == expected
+
+
+async def test_pods_that_do_not_answer_are_no_reason_to_start_anew(settings: RecommenderSettings) -> None:
+    """However many there are: each is waited for, and the next process would wait as long."""
+    store = FileObjectStore(settings.objects or settings.history.parent)
+    with History.open(settings.history) as history:
+        async with Scraper() as scraper:
+            objects = _Objects("here", store, store.revision)
+            service = _Service(settings, history, scraper, Telemetry(), objects)
+            service._ended -= 300
+            assert service.alive() is not None
+            service.recommender.longest_look = 2 * scraper.longest(20_000)
+            assert service.alive() is None
+            service._ended -= 300
+            assert "no round of scrapes ended in the last 600 s" in str(service.alive())
 
 
 async def test_without_the_api_server_it_waits(settings: RecommenderSettings, tmp_path: Path) -> None:

@@ -98,6 +98,18 @@ def test_a_group_is_rewritten_as_a_whole_or_not_at_all(
 
 
 @pytest.mark.parametrize("group_pod", GROUPS)
+def test_a_change_of_one_template_is_one_of_both(group_pod: Callable[[str, str], Raw]) -> None:
+    """The worker's image may be another one: then its leader, which looks the same, starts as it is written, too."""
+    leader = group_pod("leader", "0")
+    known = knowing(leader, "leader")
+    labels = leader["metadata"]["labels"]
+    assert outcome_of(admit(review(leader), known, SETTINGS)) == "applied"
+    [revision] = {"leaderworkerset.sigs.k8s.io/template-revision-hash", "isvc.generation"} & labels.keys()
+    labels[revision] = "2"
+    assert outcome_of(admit(review(leader), known, SETTINGS)) == "injected"
+
+
+@pytest.mark.parametrize("group_pod", GROUPS)
 def test_another_namespaces_group_of_the_same_name_does_not_matter(group_pod: Callable[[str, str], Raw]) -> None:
     leader = group_pod("leader", "0")
     known = knowing(leader, "leader")

@@ -198,6 +198,13 @@ def test_replicas_of_different_hosts_agree() -> None:
         assert next_step(shared, hosts, NOW, LIFETIMES, coming_is_known=False) is shared
 
 
+def test_an_address_may_be_spelt_in_any_way() -> None:
+    """Else each step would make another leaf, for ever."""
+    hosts = ("webhook.example.svc", "2001:DB8:0::7")
+    shared = next_step(None, hosts, NOW, LIFETIMES, coming_is_known=False)
+    assert next_step(shared, hosts, NOW, LIFETIMES, coming_is_known=False) is shared
+
+
 def test_the_secret_gives_back_what_it_was_given() -> None:
     shared = _step(None, NOW)
     announced = _step(shared, NOW + LIFETIMES.authority - timedelta(days=100))

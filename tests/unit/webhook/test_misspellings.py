@@ -53,6 +53,13 @@ def test_a_pod_is_warned_about_and_not_repaired() -> None:
     assert vector(patched(before, answer)["spec"]["containers"][0]) == [*args, *FLAGS]
 
 
+def test_no_value_is_told() -> None:
+    """It may be a secret, and controllers log the warnings that they get."""
+    [sentence] = misspelt(["--api-key s3cret"])
+    assert "--api-key=…" in sentence
+    assert "s3cret" not in sentence
+
+
 def test_a_manifest_is_told_about() -> None:
     obj = {
         "kind": "Pod",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import signal
 import socket
@@ -27,8 +28,9 @@ from recommender.api.object_store import FileObjectStore
 from vllm_plugin.names import API_VERSION
 from webhook.app import BODY_LIMIT, MOST_WAITING, Surroundings, create_app
 from webhook.knowledge import Knowledge
-from webhook.server import serve
+from webhook.server import collecting, serve
 from webhook.settings import InjectionSettings, WebhookSettings
+from webhook.watching import FolderWatch
 
 _API = {"apiVersion": API_VERSION}
 
@@ -306,6 +308,21 @@ def test_not_ready_before_the_first_snapshot() -> None:
     assert (answer.status_code, answer.text) == (503, "the objects have not been read yet\n")
     assert client.get("/healthz").status_code == 200
     assert client.post("/mutate", json=review(pod())).json()["response"]["allowed"] is True
+
+
+async def test_garbage_is_looked_for_seldom_only_while_objects_are_read(tmp_path: Path) -> None:
+    watch = FolderWatch(FileObjectStore(tmp_path))
+    default, frozen = gc.get_threshold(), gc.get_freeze_count()
+    try:
+        async with collecting(watch):
+            assert gc.get_threshold()[0] > default[0]
+            watch.refresh()
+            async with asyncio.timeout(5):
+                while gc.get_threshold() != default:
+                    await asyncio.sleep(0.01)
+            assert gc.get_freeze_count() > frozen
+    finally:
+        gc.unfreeze()
 
 
 def test_other_methods_and_paths(client: TestClient) -> None:
