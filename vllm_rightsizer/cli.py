@@ -31,6 +31,7 @@ class Injection(StrEnum):
     CONFIG_MAP = "config-map"
     INIT_CONTAINER = "init-container"
     IMAGE_VOLUME = "image-volume"
+    NONE = "none"
 
 
 class ManifestOutput(StrEnum):

@@ -58,6 +58,8 @@ def _decide(review: object, knowledge: Knowledge | None, settings: InjectionSett
 
 def decide_pod(pod: Raw, namespace: str, knowledge: Knowledge, settings: InjectionSettings) -> Outcome:
     """What is done to one pod that is being created."""
+    if settings.way == "none":
+        return Outcome(Reason.OFF, "the plugin is brought in nowhere, and what is not measured is not sized")
     workload = knowledge.workload(namespace, pod)
     # A group of the user's own need not be an object: what is said about a pod is said by the owners that it has.
     automation = knowledge.automation(namespace, workload_of(pod), _annotations(pod))

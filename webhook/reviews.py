@@ -61,6 +61,7 @@ class Reason(StrEnum):
     DRY_RUN = "dry-run"
     INJECTED = "injected"
     REFUSED = "refused"
+    OFF = "off"
     EXCLUDED = "excluded"
     NOT_VLLM = "not-vllm"
     UNREAD = "unread"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from vllm_plugin.names import DEFAULT_PORT
 
-InjectionWay = Literal["config-map", "init-container", "image-volume"]
+InjectionWay = Literal["config-map", "init-container", "image-volume", "none"]
 
 DEFAULT_WEBHOOK_PORT = 8443
 
@@ -19,8 +19,10 @@ class InjectionSettings:
 
     `config-map`: mounted from the namespace's ConfigMap, no container at all. `init-container`: copied from
     `injector_image`, for clusters where the ConfigMap is not wanted. `image-volume`: that image itself as a volume, on
-    clusters whose nodes can mount images. `init_cpu` and `init_memory` are requests and limits of the init container,
-    at least what the cluster's LimitRanges ask for.
+    clusters whose nodes can mount images. `none`: nowhere, and then nothing is sized either.
+
+    `init_cpu` and `init_memory` are requests and limits of the init container, at least what the cluster's LimitRanges
+    ask for.
     """
 
     way: InjectionWay = "config-map"
@@ -30,7 +32,7 @@ class InjectionSettings:
     init_memory: str = "64Mi"
 
     def __post_init__(self) -> None:
-        if self.way != "config-map" and not self.injector_image:
+        if self.way not in ("config-map", "none") and not self.injector_image:
             raise ValueError(f"injection by {self.way} needs an image; give one with --injector-image")
 
 

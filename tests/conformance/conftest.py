@@ -24,3 +24,4 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> None:
     from vllm.plugins import load_general_plugins
 
     load_general_plugins()
+    engines.import_v0()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import random
 import socket
 import typing
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 BLOCK_TOKENS = 16
 LAYERS, KV_HEADS, HEAD_SIZE, FLOAT32_BYTES = 4, 2, 64, 4
@@ -294,16 +296,24 @@ def has_null_block() -> bool:
     )
 
 
+def import_v0() -> None:
+    """V0's engine, where the release has it, before V1's stands in for it: that is decided at its first import."""
+    if has("vllm.core.block_manager"):
+        with patch.dict(os.environ, {"VLLM_USE_V1": "0"}):
+            importlib.import_module("vllm.engine.llm_engine")
+
+
 class V0:
     """V0's engine with a pool of `blocks`: its own scheduler and block manager, an executor without a model."""
 
     def __init__(self, model: Path, blocks: int, **options: Any) -> None:
         from vllm.engine.llm_engine import LLMEngine
 
-        self.vllm_config = configured(model, **options)
-        self.engine = LLMEngine(
-            vllm_config=self.vllm_config, executor_class=executor_without_model(blocks), log_stats=False
-        )
+        with patch.dict(os.environ, {"VLLM_USE_V1": "0"}):
+            self.vllm_config = configured(model, **options)
+            self.engine = LLMEngine(
+                vllm_config=self.vllm_config, executor_class=executor_without_model(blocks), log_stats=False
+            )
         (self.scheduler,) = self.engine.scheduler
         self.manager = self.scheduler.block_manager
         self.tracker = getattr(self.manager, "_vllm_rightsizer", None)

@@ -85,3 +85,13 @@ def test_another_webhook_between_two_passes(form: Form) -> None:
     assert at + 2 == len(tokens) or tokens[at + 2] == "--"
     assert json.loads(twice["metadata"]["annotations"][ANNOTATION_ORIGINAL_ARGS]) == {"main": theirs}
     assert "patch" not in admit(review(twice), knowledge, SETTINGS)["response"]
+
+
+@pytest.mark.parametrize("form", ALL_FORMS[:3], ids=lambda form: form.name)
+def test_with_the_plugin_nowhere_nothing_is_changed(form: Form) -> None:
+    before = pod(form.container())
+    knowledge = knowing(before)
+    assert "patch" in admit(review(before), knowledge, SETTINGS)["response"]
+    response = admit(review(before), knowledge, InjectionSettings("none"))["response"]
+    assert (response["allowed"], "patch" in response, response.get("warnings")) == (True, False, None)
+    assert response["auditAnnotations"]["outcome"] == "off"
