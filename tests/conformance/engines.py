@@ -296,13 +296,6 @@ def has_null_block() -> bool:
     )
 
 
-def import_v0() -> None:
-    """V0's engine, where the release has it, before V1's stands in for it: that is decided at its first import."""
-    if has("vllm.core.block_manager"):
-        with patch.dict(os.environ, {"VLLM_USE_V1": "0"}):
-            importlib.import_module("vllm.engine.llm_engine")
-
-
 class V0:
     """V0's engine with a pool of `blocks`: its own scheduler and block manager, an executor without a model."""
 

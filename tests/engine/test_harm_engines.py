@@ -154,9 +154,10 @@ def test_answers_are_the_same_whatever_fails_while_it_runs(
         assert run["answers"] == expected["answers"], run["fault"]
         assert run["reset"], run["fault"]
         assert bool(run["errors"]) == (run["fault"] not in UNCOUNTED) or run["fault"] == MAY_COUNT, run
+    # What a lookup found is read where its request is admitted.
     failed_lookups = next(run for run in found["runs"] if run["fault"] == "lookups fail")
-    assert f'{names.HOOK_ERRORS}{{hook="lookup"}} 5' in failed_lookups["page"]
-    assert f'{names.HOOKS_ACTIVE}{{hook="lookup"}} 0' in failed_lookups["page"]
+    assert f'{names.HOOK_ERRORS}{{hook="admission"}} 5' in failed_lookups["page"]
+    assert f'{names.HOOKS_ACTIVE}{{hook="admission"}} 0' in failed_lookups["page"]
     # A killed worker takes its series along, and vLLM says of it what it always says.
     before, after = found["pages"]
     assert names.MODEL_WEIGHTS_BYTES in before
