@@ -46,7 +46,7 @@ lint: venv
 	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n 8
 
 unit: venv
-	@$(BIN)/pytest --quiet --numprocesses 2 -m "not engine and not demo and not cluster and not e2e" tests/unit
+	@$(BIN)/pytest --quiet --numprocesses 3 -m "not engine and not demo and not cluster and not e2e" tests/unit
 
 fuzz: venv ## the property tests with new draws
 	@$(BIN)/pytest --quiet --numprocesses 2 -m "not engine and not demo and not cluster and not e2e" --hypothesis-profile default tests/unit
