@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,20 @@ class RecommenderProcess:
             if line.startswith(start):
                 return float(line.rpartition(" ")[2])
         return 0.0
+
+
+@contextmanager
+def recommending(plane: ControlPlane, folder: Path, policy: str) -> Iterator[RecommenderProcess]:
+    """A recommender that runs under its shipped rights, and a hasty policy of that name."""
+    install(plane)
+    put_policy(plane, policy, **HASTY)
+    made = RecommenderProcess(plane, folder)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        plane.client.http.delete(f"/apis/{API_VERSION}/vllmpolicies/{policy}")
 
 
 def opted_in(plane: ControlPlane, name: str, policy: str) -> str:

@@ -17,10 +17,8 @@ from recommender.api.apiserver.connection import ApiServer
 from recommender.api.workloads import WorkloadRef
 from recommender.cluster_objects import ClusterObjects
 from recommender.telemetry import Telemetry
-from vllm_plugin.names import API_VERSION
 
 from .recommenders import (
-    HASTY,
     RecommenderProcess,
     condition,
     found,
@@ -29,7 +27,7 @@ from .recommenders import (
     measured_pod,
     opted_in,
     path_of,
-    put_policy,
+    recommending,
     run,
     told,
 )
@@ -62,15 +60,8 @@ def test_the_example_for_kubernetes_alone(crds: ControlPlane) -> None:
 
 @pytest.fixture(scope="module")
 def recommender(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecommenderProcess]:
-    install(crds)
-    put_policy(crds, "scaled", **HASTY)
-    made = RecommenderProcess(crds, tmp_path_factory.mktemp("recommender"))
-    try:
-        made.start()
+    with recommending(crds, tmp_path_factory.mktemp("recommender"), "scaled") as made:
         yield made
-    finally:
-        made.stop()
-        crds.client.http.delete(f"/apis/{API_VERSION}/vllmpolicies/scaled")
 
 
 def figure(recommender: RecommenderProcess, namespace: str, name: str) -> float | None:

@@ -18,15 +18,14 @@ from vllm_plugin import names
 
 from .pods import OPTED_IN, template, vllm_pod
 from .recommenders import (
-    HASTY,
     RecommenderProcess,
     condition,
     found,
-    install,
     measured_pod,
     opted_in,
     path_of,
     put_policy,
+    recommending,
     run,
     told,
 )
@@ -37,15 +36,8 @@ MANAGER = "vllm-rightsizer-recommender"
 
 @pytest.fixture(scope="module")
 def recommender(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecommenderProcess]:
-    install(crds)
-    put_policy(crds, "hasty", **HASTY)
-    made = RecommenderProcess(crds, tmp_path_factory.mktemp("recommender"))
-    try:
-        made.start()
+    with recommending(crds, tmp_path_factory.mktemp("recommender"), "hasty") as made:
         yield made
-    finally:
-        made.stop()
-        crds.client.http.delete(f"/apis/{names.API_VERSION}/vllmpolicies/hasty")
 
 
 def requests_of(plane: ControlPlane, path: str) -> int:
@@ -129,7 +121,7 @@ def test_a_pod_that_lies(crds: ControlPlane) -> None:
         uid = crds.client.get(f"/api/v1/namespaces/{victim}/pods/llama")["metadata"]["uid"]
         spoofed_uid = f'{{version="0.1.0",pod_uid="{uid}"}}'
         honest_page = honest.page
-        lying.page = lambda: honest_page().replace('{version="0.1.0"}', spoofed_uid)  # type: ignore[method-assign]
+        lying.page = lambda: honest_page().replace('{version="0.1.0"}', spoofed_uid)  # type: ignore[method-assign]  # it lies
         crds.wait_for(
             lambda: "another pod" in condition(found(crds, path_of(liar, bare)), "PluginReporting").get("message", ""),
             "refusal",
