@@ -10,7 +10,7 @@ UV = uv=$$(PYTHON=$(PYTHON) .ci/uv) && "$$uv"
 OUTPUT ?= build
 TEST_PROGRAMS := etcd kube-apiserver kube-controller-manager
 
-.PHONY: help venv demo test check lint e2e unit fuzz bench-webhook bench-plugin bench-recommender soak crds matrix lock wheels bench-gpu clean
+.PHONY: help venv demo test lab-up lab-down images release push-images check lint e2e unit fuzz bench-webhook bench-plugin bench-recommender bench-cluster soak crds manifests matrix lock wheels bench-gpu clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,21 @@ test: venv ## every test, those on a real vLLM and a real API server too
 e2e: venv ## the tests that need more programs: the first time they are built, which takes ten minutes
 	@$(BIN)/pytest -m e2e
 
+lab-up: venv ## a real cluster with one node on this machine, and our images in it; as root
+	@$(BIN)/python -m bench.lab up
+
+lab-down: venv ## that cluster ends, and nothing of it is left
+	@$(BIN)/python -m bench.lab down
+
+images: ## both images, for each architecture, into build/images; with buildah or docker
+	@PYTHON=$(PYTHON) deploy/images/build
+
+release: ## all files of a release, with their checksums, into dist/; with buildah or docker
+	@.ci/release
+
+push-images: ## both images for all architectures to REPOSITORY, with bills of materials; with docker
+	@PUSH=1 deploy/images/build
+
 check: lint unit ## before each commit: lint, types, import contract, unit tests
 
 lint: venv
@@ -61,11 +76,18 @@ bench-plugin: venv ## what the plugin gets right and what it costs; JUDGE=…/kv
 bench-recommender: venv ## what a round, its memory and its history cost, from 1,000 to 30,000 pods; 4 GB of scratch
 	@mkdir -p $(OUTPUT) && $(BIN)/python -m bench.recommender --json --plot $(OUTPUT)/recommender.svg
 
+bench-cluster: venv ## what an installation costs a real cluster with one node, made for it; as root
+	@$(BIN)/python -m bench.cluster --json
+
 soak: venv ## 200,000 requests through the real scheduler: the plugin's memory stays flat
 	@$(BIN)/python -m bench.soak --json
 
-crds: venv ## deploy/crds, from the types in recommender/api
+crds: venv ## deploy/crds and the chart's copy, from the types in recommender/api
 	@$(BIN)/vllm-rightsizer crds --folder deploy/crds
+	@$(BIN)/vllm-rightsizer crds --folder deploy/chart/crds
+
+manifests: crds ## deploy/kubernetes, which is what deploy/chart renders with its defaults; and its schema
+	@$(BIN)/python -m bench.lab.chart
 
 matrix: venv ## the plugin on vLLM releases, all that can be had or those in RELEASES: docs/compatibility.md
 	@$(BIN)/python -m bench.matrix $(RELEASES)
@@ -74,6 +96,9 @@ lock: ## compile requirements-dev.txt from pyproject.toml, without any registry'
 	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-index-url --no-annotate \
 	  --custom-compile-command "make lock" --no-emit-package vllm-rightsizer-plugin \
 	  --extra demo --group dev --group vllm pyproject.toml --output-file requirements-dev.txt
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate \
+	  --custom-compile-command "make lock" --no-emit-package vllm-rightsizer-plugin \
+	  --constraint requirements-dev.txt pyproject.toml --output-file deploy/images/requirements.txt
 
 wheels: ## both wheels, into dist/
 	@$(UV) build --quiet --wheel --out-dir dist vllm_plugin

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bench.plugin_replay import PluginReplay
-from bench.referee import Referee, Verdict
+from bench.referee import Pieces, Referee, Verdict
 from recommender import bounds
 from recommender.api.policies import PolicySpec
 from recommender.api.recommendations import Bound, RecommendationStatus
@@ -52,11 +52,24 @@ def usable_blocks(found: Assessment, otherwise: int) -> int:
 
 @dataclass(frozen=True)
 class Judged:
-    """What the judge says of a sequence of sizes; the verdict's blocks are their average over the judged time."""
+    """What the judge says of a sequence of sizes; the verdict's blocks are their average over the judged time.
 
-    first: int
-    restarts: int
+    `changes`: from which second on which size held. `pieces`: the requests that came meanwhile. `less_while_short`: how
+    often less was asked for than ran while the window showed that the pool was short; it should be never.
+    """
+
+    changes: tuple[tuple[float, int], ...]
     verdict: Verdict
+    pieces: Pieces
+    less_while_short: int
+
+    @property
+    def first(self) -> int:
+        return self.changes[0][1]
+
+    @property
+    def restarts(self) -> int:
+        return len(self.changes) - 1
 
 
 def control(referee: Referee, policy: PolicySpec) -> Judged:
@@ -64,15 +77,15 @@ def control(referee: Referee, policy: PolicySpec) -> Judged:
     workload, default = referee.workload, referee.default_blocks
     begin, end = float(workload.observe), float(workload.t[-1]) + 1
     slot = interval_seconds(policy.observation_window_seconds)
-    seen = [observed(PluginReplay(workload, referee.run(default)), "judged-0", policy, begin)]
+    seen = [observed(PluginReplay(workload, referee.default_run), "judged-0", policy, begin)]
     own = (default + 1) * seen[0].facts.block_bytes
     stands = RecommendationStatus(bounds=[Bound(name=bounds.POOL, kv_bytes=own, message="")])
     candidates: list[int] = []
     changes: list[tuple[float, int]] = []
     running: Series | None = None
-    now = begin
+    now, less_while_short = begin, 0
     while now < end:
-        series = [*seen, _between(running, begin, now)] if running else seen
+        series = [*seen, between(running, begin, now)] if running else seen
         facts = series[-1].facts
         found = assess(policy, series, (facts,), stands, tuple(candidates[-_REMEMBERED:]), now)
         sizing, pools = found.sizing, found.pools
@@ -85,34 +98,43 @@ def control(referee: Referee, policy: PolicySpec) -> Judged:
                     "loss_budget": loss_budget_status(sizing.spending) if sizing.spending else stands.loss_budget,
                 }
             )
-        wanted = min(usable_blocks(found, default), default)
+        wanted = min(max(usable_blocks(found, default), int(workload.floor)), default)
+        if changes and found.window is not None and _is_short(found.window):
+            less_while_short += wanted < changes[-1][1]
         if not changes or (_urgent(found, running, begin, now) and wanted > changes[-1][1]):
             if running is not None:
-                seen.append(_between(running, begin, now))
+                seen.append(between(running, begin, now))
             changes.append((now, wanted))
             running = _run(referee, policy, changes, end)
+            if running is None:
+                break
         now += slot
-    return Judged(first=changes[0][1], restarts=len(changes) - 1, verdict=referee.verdict_of_changes(changes))
+    verdict, pieces = referee.verdict_of_changes(changes)
+    return Judged(tuple(changes), verdict, pieces, less_while_short)
 
 
 def _urgent(found: Assessment, running: Series | None, begin: float, now: float) -> bool:
     """A restart costs hits: it is for the budget that it keeps, or for requests that wait."""
     if found.sizing is not None and found.sizing.spending is not None and found.sizing.spending.grow_to_bytes:
         return True
-    today = Window.of([_between(running, begin, now)] if running else [], now, now - begin)
-    return bool(today.preemptions) or today.blocked_share > bounds.LARGEST_BLOCKED_SHARE
+    return _is_short(Window.of([between(running, begin, now)] if running else [], now, now - begin))
 
 
-def _run(referee: Referee, policy: PolicySpec, changes: list[tuple[float, int]], end: float) -> Series:
-    """The pod that starts with the last of `changes`, until the end; the first one warms up on what came before."""
+def _is_short(window: Window) -> bool:
+    return bool(window.preemptions) or window.blocked_share > bounds.LARGEST_BLOCKED_SHARE
+
+
+def _run(referee: Referee, policy: PolicySpec, changes: list[tuple[float, int]], end: float) -> Series | None:
+    """The pod that starts with the last of `changes`, until the end; the first one warms up on what came before. None
+    where a request can never fit."""
     start, blocks = changes[-1]
-    pod = f"judged-{len(changes)}"
-    if len(changes) == 1:
-        return observed(PluginReplay(referee.workload, referee.run(blocks)), pod, policy, end)
-    piece = referee.part(start, end)
-    return observed(PluginReplay(piece, referee.simulate(piece, blocks)), pod, policy, end)
+    first = len(changes) == 1
+    piece = referee.workload if first else referee.part(start, end)
+    run = referee.run(blocks) if first else referee.simulate(piece, blocks)
+    return None if run is None else observed(PluginReplay(piece, run), f"judged-{len(changes)}", policy, end)
 
 
-def _between(series: Series, begin: float, now: float) -> Series:
+def between(series: Series, begin: float, now: float) -> Series:
+    """The intervals of that time."""
     columns = series.columns
     return replace(series, intervals=columns.kept((columns.rows["start"] >= begin - 1) & (columns.ends <= now + 1)))

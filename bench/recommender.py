@@ -22,6 +22,7 @@ from statistics import median
 
 import numpy as np
 
+from bench.cases import WORKLOADS
 from bench.figures import Figure
 from bench.recommender_fleet import (
     PODS_PER_WORKLOAD,
@@ -36,7 +37,6 @@ from bench.recommender_fleet import (
 from bench.recommender_plot import plot
 from bench.referee import JudgeMissingError
 from bench.servers import free_port
-from bench.sizing import WORKLOADS
 from recommender.discovery import seen_pod
 from recommender.exposition import parse_page
 from recommender.history import History
@@ -132,8 +132,8 @@ def _measured(path: Path, pods: int, port: int, count: int) -> dict[str, float]:
     said = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     full, rounds = said["full"], [said["first"], *said["full"], said["quiet"]]
     workloads = pods // PODS_PER_WORKLOAD
-    if said["answered"] != len(rounds) * pods or said["evaluated"] != (len(rounds) - 1) * workloads:
-        raise RuntimeError(f"{said['answered']} pages were read, {said['evaluated']} workloads evaluated: not all")
+    if said["answered"] != len(rounds) * pods or said["written"] != (len(rounds) - 1) * workloads:
+        raise RuntimeError(f"{said['answered']} pages were read, {said['written']} recommendations written: not all")
     scrape = median(one["scrape_processor_seconds"] for one in rounds)
     return {
         "open_seconds": said["open_seconds"],

@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bench.cases import cases
 from bench.plugin_replay import PluginReplay
-from bench.sizing import cases
 from recommender.api.object_store import Raw
 from recommender.api.workloads import WorkloadRef
 from recommender.histograms import unpack

@@ -18,6 +18,8 @@ def plot(measured: Mapping[int, Mapping[str, float]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
+    # Text stays text, and the same figures make the same file.
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "recommender"})
     from matplotlib import pyplot
 
     pods = sorted(measured)

@@ -1,7 +1,8 @@
 """One recommender over a fleet: `python -m bench.recommender_round PODS PORT HISTORY TEMPLATES`, one JSON object out.
 
-The pods, their pages and the history are those of `bench.recommender`. Each round scrapes all pods. In the first one,
-and whenever the policy has changed, all workloads are evaluated from what the store holds; in the last one, none.
+The pods, their pages and the history are those of `bench.recommender`. Each round scrapes all pods, which is a figure
+of its own. In the first one, and whenever the policy has changed, all workloads are evaluated from what the store
+holds, and all recommendations written; in the last one, none.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from bench.recommender_fleet import NAMESPACE, MemoryStore, fleet_pod, pod_object, policy_object, settings
 from recommender.discovery import Census, Pod, seen_pod
 from recommender.history import History
-from recommender.memory import keep_freed_memory
+from recommender.memory import collect_seldom, keep_freed_memory
 from recommender.recommending import Recommender
 from recommender.scraping import Scrape, Scraper
 from recommender.telemetry import Telemetry
@@ -55,9 +56,9 @@ async def _main(count: int, port: int, path: Path, templates: int) -> None:
         async with _Timed() as scraper:
             recommender = Recommender(store, history, scraper, telemetry, look=lambda: cluster)
             first = await _round(recommender, scraper)
-            for least_requests in range(1, 1 + _ROUNDS):
-                # A policy that changed: every workload is due.
-                store.apply(policy_object(minRequests=least_requests))
+            for margin in range(11, 11 + _ROUNDS):
+                # A policy that changed: every workload is due, and there is something else to write of each.
+                store.apply(policy_object(demandMarginPercent=margin))
                 full.append(await _round(recommender, scraper))
             quiet = await _round(recommender, scraper)
     sample = telemetry.registry.get_sample_value
@@ -67,7 +68,7 @@ async def _main(count: int, port: int, path: Path, templates: int) -> None:
         "full": full,
         "quiet": quiet,
         "answered": sample(PREFIX + "recommender_scrapes_total", {"outcome": "ok"}),
-        "evaluated": sample(PREFIX + "recommender_evaluation_seconds_count"),
+        "written": sample(PREFIX + "recommender_evaluations_total", {"outcome": "written"}),
         "sized": sample(PREFIX + "recommender_workloads", {"recommended": "true"}),
         "resident_bytes": _resident_bytes(),
     }
@@ -95,4 +96,5 @@ def _resident_bytes() -> int:
 
 if __name__ == "__main__":
     keep_freed_memory()
+    collect_seldom()
     asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])))

@@ -4,89 +4,32 @@ DIR: folders of workloads in the judge's format. For each workload the plugin's 
 for the first `observe_hours`, the recommender sizes by what it would have scraped until then, and the judge replays
 the rest with that size: one JSON object a workload, a summary at the end. Sizes are in blocks that requests can use.
 With `--controller` the recommender goes on watching, and the size may grow on the way; the size that counts is then
-the average.
+the average. `--drift` does the same with workloads put together from these, whose traffic changes on the way.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from bench.controller import control, observed, usable_blocks
-from bench.plugin_replay import PluginReplay
-from bench.referee import JudgeMissingError, Referee, Summary, Verdict, load_judge
+from bench.cases import JUDGE, WORKLOADS, Case, Caution, cases
+from bench.controller import between, control, usable_blocks
+from bench.drift import RECOVERY_SECONDS, drifts, recovery
+from bench.referee import JudgeMissingError, Summary, Verdict
+from bench.settings import SETTINGS, monotone, sizes_by_setting, table
 from recommender import bounds
-from recommender.api.policies import PolicySpec
-from recommender.api.recommendations import Bound, RecommendationStatus
 from recommender.curves import HitRateCurve
-from recommender.evaluation import Assessment, assess
-from recommender.histograms import unpack
 from recommender.intervals import Series
 
-WORKLOADS = Path(__file__).resolve().parents[2] / "shared" / "judge" / "workloads"
-"""Beside the project."""
-JUDGE = "kvsim.py"
 LOSS_BUDGET = 0.75
-"""The policy's lossBudget with --controller."""
-Caution = Literal["Normal", "High"]
+"""The policy's lossBudget with --controller and --drift."""
 
-
-@dataclass(frozen=True)
-class Case:
-    """One workload before its judge."""
-
-    name: str
-    referee: Referee
-
-    @property
-    def observe_seconds(self) -> float:
-        return float(self.referee.workload.observe)
-
-    def policy(self, caution: Caution, loss_budget: float | None = None) -> PolicySpec:
-        """The default policy, its window as long as what may be seen: 48 h in all folders so far."""
-        window = f"{round(self.observe_seconds)}s"
-        return PolicySpec(observation_window=window, caution=caution, loss_budget=loss_budget)
-
-    def history(self, blocks: int, policy: PolicySpec, until: float) -> Series:
-        """What the recommender has stored at `until` of a pod that ran with `blocks` all the time."""
-        return observed(PluginReplay(self.referee.workload, self.referee.run(blocks)), "judged-0", policy, until)
-
-    def assess(self, series: Series, policy: PolicySpec, now: float) -> Assessment:
-        """The recommender's answer at `now`; it remembers the pool that the workload's own arguments made."""
-        own = (self.referee.default_blocks + 1) * series.facts.block_bytes
-        stands = RecommendationStatus(bounds=[Bound(name=bounds.POOL, kv_bytes=own, message="")])
-        return assess(policy, (series,), (series.facts,), stands, (), now)
-
-
-def cases(folders: Sequence[Path], judge: Path | None) -> list[Case]:
-    """The workloads of all folders; each folder's judge stands above it, if none is given."""
-    found = []
-    for folder in folders:
-        index = folder / "workloads.json"
-        if not index.is_file():
-            raise JudgeMissingError(f"{index} is missing: {folder} holds no workloads in the judge's format")
-        module = load_judge(judge or _judge_above(folder))
-        found += [
-            Case(name, Referee(module, module.Workload(name, str(folder)))) for name in json.loads(index.read_text())
-        ]
-    return found
-
-
-def _judge_above(folder: Path) -> Path:
-    above = folder.resolve().parent / JUDGE
-    return above if above.is_file() else WORKLOADS.parent / JUDGE
-
-
-def first_recommendation(case: Case, caution: Caution) -> tuple[Verdict, Assessment]:
-    """48 h are seen at the default size, one size follows, the rest is judged without a change."""
-    policy, default = case.policy(caution), case.referee.default_blocks
-    found = case.assess(case.history(default, policy, case.observe_seconds), policy, case.observe_seconds)
-    return case.referee.verdict(usable_blocks(found, default)), found
+Line = dict[str, Any]
 
 
 def rounds(case: Case, caution: Caution, count: int) -> list[int]:
@@ -100,40 +43,63 @@ def rounds(case: Case, caution: Caution, count: int) -> list[int]:
     return sizes
 
 
-def hindsight(case: Case, oracle: int) -> dict[str, Any]:
-    """The knee of the judged part itself against the oracle: what a perfect forecast would give."""
-    referee, observed = case.referee, case.observe_seconds
-    run = referee.run(referee.default_blocks)
-    replay = PluginReplay(referee.workload, run)
-    ended = (float(run["evt"][-1]) // observed + 1) * observed
-    _, before, *_, after = (sample for _, sample in replay.samples(observed, ended))
-    judged = after.counters.since(before.counters)
-    facts = replay.facts
-    curve = HitRateCurve(unpack(judged.reuse), facts.block_tokens, judged.lookup_tokens)
-    allowed = bounds.allowed_loss(curve, facts.capacity_bytes, case.policy("Normal").hit_rate_loss)
+def hindsight(case: Case, whole: Series, oracle: int) -> Line:
+    """The knee of the judged part itself against the oracle: what a perfect forecast would give. `whole`: the history
+    of the pool of the default size, to the end."""
+    facts = whole.facts
+    judged = between(whole, case.observe_seconds, math.inf).columns
+    curve = HitRateCurve(judged.cumulative(), facts.block_tokens, judged.total("lookup_tokens"))
+    allowed = bounds.allowed_loss(curve, facts.capacity_bytes, case.policy().hit_rate_loss)
     knee = max(curve.knee(allowed, facts.capacity_bytes) / facts.block_bytes - 1, 0)
     return {
         "knee": round(knee),
-        "knee_binds": referee.hit_rate_binds(oracle),
+        "knee_binds": case.referee.hit_rate_binds(oracle),
         "knee_off": round(knee / oracle - 1, 4),
         "knee_off_gib": round((knee - oracle) * facts.block_bytes / (1 << 30), 3),
     }
 
 
-def judged_line(case: Case, caution: Caution, options: argparse.Namespace) -> tuple[Verdict, dict[str, Any]]:
-    """One workload's verdict, and what is printed of it."""
+def judged_lines(
+    case: Case, everyone: Sequence[Case], options: argparse.Namespace
+) -> Iterator[tuple[Case, Verdict, Line]]:
+    """Verdicts on one workload, or with `--drift` on each change of its traffic, and what is printed of them."""
+    if options.drift:
+        for drift in drifts(case, everyone):
+            found = recovery(drift, options.caution, LOSS_BUDGET)
+            judged = found.judged
+            more: Line = {
+                "first": judged.first,
+                "restarts": judged.restarts,
+                "restarts_after": found.restarts_after,
+                "recovered_hours": found.hours,
+                "less_while_short": judged.less_while_short,
+            }
+            yield drift.case, judged.verdict, _line(drift.case, judged.verdict, more)
+            drift.case.referee.forget()
+        return
     if options.controller:
-        changed = control(case.referee, case.policy(caution, LOSS_BUDGET))
-        more: dict[str, Any] = {"first": changed.first, "restarts": changed.restarts}
-        verdict = changed.verdict
-    else:
-        verdict, found = first_recommendation(case, caution)
-        more = {"bound_by": found.sizing.bound_by if found.sizing else ""}
+        changed = control(case.referee, case.policy(options.caution, LOSS_BUDGET))
+        more = {"first": changed.first, "restarts": changed.restarts, "less_while_short": changed.less_while_short}
+        yield case, changed.verdict, _line(case, changed.verdict, more)
+        return
+    # 48 h are seen at the default size, one size follows, the rest is judged without a change.
+    policy, default, now = case.policy(options.caution), case.referee.default_blocks, case.observe_seconds
+    whole = case.history(default, policy, case.replayed_seconds if options.hindsight else now)
+    seen = between(whole, 0.0, now)
+    sized = case.assess(seen, policy, now)
+    verdict = case.referee.verdict(usable_blocks(sized, default))
+    more = {"bound_by": sized.sizing.bound_by if sized.sizing else ""}
     if options.hindsight:
-        more |= hindsight(case, verdict.oracle)
+        more |= hindsight(case, whole, verdict.oracle)
     if options.rounds:
-        more["rounds"] = rounds(case, caution, options.rounds)
-    return verdict, {
+        more["rounds"] = rounds(case, options.caution, options.rounds)
+    if options.settings:
+        more["settings"] = sizes_by_setting(case, seen, options.caution, options.settings)
+    yield case, verdict, _line(case, verdict, more)
+
+
+def _line(case: Case, verdict: Verdict, more: Line) -> Line:
+    return {
         "workload": case.name,
         "blocks": verdict.blocks,
         "oracle": verdict.oracle,
@@ -145,28 +111,51 @@ def judged_line(case: Case, caution: Caution, options: argparse.Namespace) -> tu
     }
 
 
+def summed_up(lines: Sequence[Line]) -> Line:
+    """Of what only some modes tell."""
+    found: Line = {}
+    if "restarts" in lines[0]:
+        found["most_restarts"] = max(line["restarts"] for line in lines)
+        found["less_while_short"] = sum(line["less_while_short"] for line in lines)
+    if "recovered_hours" in lines[0]:
+        hours = [line["recovered_hours"] for line in lines]
+        late = [one is None or one * 3600 > RECOVERY_SECONDS for one in hours]
+        found |= {"late": sum(late), "longest_hours": max((one for one in hours if one is not None), default=None)}
+    if "knee" in lines[0]:
+        binding = [line for line in lines if line["knee_binds"]]
+        far = [line for line in binding if abs(line["knee_off"]) > 0.03 and abs(line["knee_off_gib"]) > 1]
+        found |= {"knees": len(binding), "knees_off": len(far)}
+    if "rounds" in lines[0]:
+        found["rounds_spread"] = round(max(max(line["rounds"]) / min(line["rounds"]) - 1 for line in lines), 4)
+    if "settings" in lines[0]:
+        each = [line["settings"] for line in lines]
+        found |= {"not_monotone": sum(not monotone(one) for one in each), "settings": table(each)}
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
-    caution: Caution = options.caution
-    judged: list[tuple[Case, Verdict]] = []
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.controller or options.drift) and (options.hindsight or options.rounds or options.settings):
+        parser.error("--hindsight, --rounds and --settings are about one size: without --controller and --drift")
+    judged: list[tuple[Case, Verdict, Line]] = []
     try:
-        for case in cases(options.folders or [WORKLOADS], options.judge):
-            verdict, result = judged_line(case, caution, options)
-            judged.append((case, verdict))
-            _print(result, options.json)
+        everyone = cases(options.folders or [WORKLOADS], options.judge)
+        for case in everyone:
+            for one in judged_lines(case, everyone, options):
+                judged.append(one)
+                _print(one[2], options.json)
             case.referee.forget()
-        if not judged:
-            raise JudgeMissingError("there are no workloads in these folders")
     except JudgeMissingError as error:
         print(f"bench.sizing: {error}", file=sys.stderr)
         return 2
-    hardware = [case.referee.workload.hardware for case, _ in judged]
+    hardware = [case.referee.workload.hardware for case, _, _ in judged]
     summary = Summary(
-        verdicts=[verdict for _, verdict in judged],
+        verdicts=[verdict for _, verdict, _ in judged],
         default_bytes=[int(one.default_blocks) * int(one.block_bytes) for one in hardware],
         block_bytes=[int(one.block_bytes) for one in hardware],
     )
-    _print(summary.as_json(), options.json)
+    _print(summary.as_json() | summed_up([line for _, _, line in judged]), options.json)
     return 0
 
 
@@ -175,14 +164,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help=f"default: {WORKLOADS}")
     parser.add_argument("--judge", type=Path, help=f"default: {JUDGE} in the folder above DIR")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--caution", choices=("Normal", "High"), default="Normal", help="as in VLLMPolicy")
-    parser.add_argument("--controller", action="store_true", help="watch a loss budget, and grow during the judged day")
+    caution: tuple[Caution, ...] = ("Normal", "High")
+    parser.add_argument("--caution", choices=caution, default="Normal", help="as in VLLMPolicy")
+    changing = parser.add_mutually_exclusive_group()
+    changing.add_argument("--controller", action="store_true", help="watch a loss budget, and grow on the judged day")
+    changing.add_argument("--drift", action="store_true", help="the same, with traffic that changes on that day")
     parser.add_argument("--hindsight", action="store_true", help="also the knee of the judged part itself")
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help="also N rounds from a pool already shrunk")
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        choices=tuple(SETTINGS),
+        default=(),
+        help="also a table of what each value of these does; after the folders",
+    )
     return parser
 
 
-def _print(result: dict[str, Any], as_json: bool) -> None:
+def _print(result: Line, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result, ensure_ascii=False), flush=True)
     else:

@@ -18,7 +18,7 @@ HIT_RATE, DEMAND, FLOOR, MIN_KV, MAX_KV = "hitRate", "demand", "floor", "minKV",
 POOL, HYSTERESIS, PRESSURE, GROWTH, DEVICE, HELD = "pool", "hysteresis", "pressure", "growth", "device", "held"
 LOSS_BUDGET = "lossBudget"
 
-CAUTION_FACTOR = {"Normal": 1.05, "High": 1.15}
+CAUTION_FACTOR = {"Normal": 1.1, "High": 1.2}
 """g: what days to come differ from those seen (docs/sizing.md §2)."""
 
 LARGEST_BLOCKED_SHARE = 0.001

@@ -21,9 +21,10 @@ from recommender.api.object_store import Raw
 from recommender.api.owners import BUILT_IN_OWNERS, CUSTOM_OWNERS, Owner, OwnerKey, read_owner
 from recommender.api.policies import AutomatedNamespace, ClusterAutomation, VLLMPolicy
 from recommender.api.recommendations import VLLMRecommendation
+from recommender.api.scopes import Scope
 from recommender.autoscaling import AUTOSCALERS, essence
 from recommender.discovery import Census, opted_in, seen_pod
-from recommender.object_writes import Key, Step, Write, WritePace, Writer, applied, created, deleted
+from recommender.object_writes import Key, Step, Write, WritePace, Writer, applied, created, deleted, merged
 from recommender.telemetry import Telemetry
 from recommender.written_objects import Ahead, key_of, same
 
@@ -38,14 +39,16 @@ RECOMMENDATIONS = resource_of(VLLMRecommendation)
 POLICIES = resource_of(VLLMPolicy)
 AUTOMATION = tuple(resource_of(model) for model in (AutomatedNamespace, ClusterAutomation))
 _OURS = Selection(labels="app.kubernetes.io/managed-by=vllm-rightsizer")
+_OPTIONAL = {"may_be_absent": True, "may_be_refused": True}
+"""Kinds without which only what is about them is missing: a warning, a claim."""
 _NODE_STATUS = ("capacity", "allocatable")
 
 
 class ClusterObjects:
     """An `ObjectStore` on an API server, and the pods there.
 
-    There is nothing to be read before `synced`: what has not been listed yet would count as absent. What is written is
-    read back at once, however long the server takes or refuses it.
+    There is nothing to be read before `synced`: what has not been listed yet would count as absent. What is written,
+    within `writing`, is read back at once, however long the server takes or refuses it.
     """
 
     def __init__(
@@ -55,20 +58,23 @@ class ClusterObjects:
         pace: Pace | None = None,
         write_pace: WritePace | None = None,
         instance: str = "",
+        scope: Scope = Scope.OPT_IN,
     ) -> None:
         self._telemetry = telemetry
+        self._write_pace = write_pace
+        self._instance = instance
         self._revision = 0
         self._owners: dict[OwnerKey, Owner] = {}
         self._pods = Reflector(server, PODS, seen_pod, changed=self._said_anew, pace=pace)
-        self._namespaces = Reflector(server, NAMESPACES, opted_in, changed=self._said_anew, pace=pace)
+        in_scope = partial(opted_in, scope=scope)
+        self._namespaces = Reflector(server, NAMESPACES, in_scope, changed=self._said_anew, pace=pace)
         kept: dict[Resource, dict[str, Any]] = {
-            **{automation: {"changed": self._said_anew} for automation in AUTOMATION},
-            POLICIES: {"changed": self._policy_changed},
+            **{setting: {"changed": self._setting_changed} for setting in (POLICIES, *AUTOMATION)},
             RECOMMENDATIONS: {"changed": self._written_object_changed},
             NODES: {},
             CONFIG_MAPS: {"selection": _OURS, "metadata_only": True},
-            **{autoscaler: {"changed": self._said_anew, "may_be_absent": True} for autoscaler in AUTOSCALERS},
-            CLAIM_TEMPLATES: {"selection": _OURS, "metadata_only": True, "may_be_absent": True},
+            **{autoscaler: {"changed": self._said_anew, **_OPTIONAL} for autoscaler in AUTOSCALERS},
+            CLAIM_TEMPLATES: {"selection": _OURS, "metadata_only": True, **_OPTIONAL},
         }
         self._documents: dict[str, Reflector[bytes]] = {
             resource.kind: Reflector(server, resource, partial(_document, resource), pace=pace, **options)
@@ -87,8 +93,8 @@ class ClusterObjects:
             for resource in (*BUILT_IN_OWNERS, *CUSTOM_OWNERS)
         )
         self._mirror = Mirror(self._pods, self._namespaces, *self._documents.values(), *owners)
-        self._writer = Writer(server, telemetry, write_pace)
-        self._ahead = Ahead(self._writer, instance, lambda kind: self._documents[kind].version)
+        self._writer: Writer | None = None
+        self._ahead: Ahead | None = None
 
     @property
     def synced(self) -> bool:
@@ -97,18 +103,33 @@ class ClusterObjects:
     @property
     def trouble(self) -> str | None:
         """What is not followed or not written at this moment, in a sentence."""
-        return "; ".join(trouble for trouble in (self._mirror.trouble, self._writer.trouble) if trouble) or None
+        writing = self._writer.trouble if self._writer is not None else None
+        return "; ".join(trouble for trouble in (self._mirror.trouble, writing) if trouble) or None
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Follows and writes for the length of the block."""
-        async with self._mirror.running(), self._writer.running():
+    async def following(self) -> AsyncIterator[None]:
+        """Follows for the length of the block."""
+        async with self._mirror.running():
             yield
+
+    @contextlib.asynccontextmanager
+    async def writing(self, server: ApiServer) -> AsyncIterator[None]:
+        """What is asked for within the block is written, by the connection `server`. Whatever an earlier block left
+        behind is forgotten: others may have written since."""
+        self._writer = Writer(server, self._telemetry, self._write_pace)
+        self._ahead = Ahead(self._writer, self._instance, lambda kind: self._documents[kind].version)
+        try:
+            async with self._writer.running():
+                yield
+        finally:
+            self._writer = self._ahead = None
 
     def census(self) -> Census:
         """The pods and their owners as they are known now."""
         for kind, age in self._mirror.ages().items():
             self._telemetry.watch_age_seconds.labels(kind).set(age)
+        for kind, lacking in self._mirror.lacks().items():
+            self._telemetry.kinds_refused.labels(kind).set(lacking)
         return Census(
             tuple(self._pods.objects.values()), frozenset(self._namespaces.objects.values()), dict(self._owners)
         )
@@ -118,7 +139,9 @@ class ClusterObjects:
         return self._revision
 
     def list(self, kind: str, namespace: str | None = None) -> list[Raw]:
-        keys = {(kind, *key) for key in self._documents[kind].objects} | self._ahead.keys(kind)
+        keys = {(kind, *key) for key in self._documents[kind].objects}
+        if self._ahead is not None:
+            keys |= self._ahead.keys(kind)
         found = (self._found(key) for key in sorted(keys) if namespace is None or key[1] == namespace)
         return [raw for raw in found if raw is not None]
 
@@ -132,8 +155,8 @@ class ClusterObjects:
         stands = self._found(key)
         if obj["kind"] != RECOMMENDATIONS.kind:
             # Named by their content: there is nothing to change in one.
-            if stands is None and not self._writer.waits(key):
-                self._writer.put(Write(key, (created(resource.path(key[1]), obj),)))
+            if stands is None and not self._at_work.waits(key):
+                self._at_work.put(Write(key, (created(resource.path(key[1]), obj),)))
                 return True
             return False
         if stands is not None and all(same(stands.get(part), obj.get(part)) for part in ("spec", "status")):
@@ -147,7 +170,7 @@ class ClusterObjects:
         if stands is None or same(stands.get("status"), obj["status"]):
             return False
         resource = self._documents[obj["kind"]].resource
-        there = self._kept(key) is not None or self._ahead.is_there(key)
+        there = self._kept(key) is not None or (self._ahead is not None and self._ahead.is_there(key))
         main = () if there else (_main(resource, stands),)
         self._write({**stands, "status": obj["status"]}, (*main, _status(resource, obj)))
         return True
@@ -157,14 +180,20 @@ class ClusterObjects:
         if self._found(key) is None:
             return False
         resource = self._documents[kind].resource
-        self._writer.put(Write(key, (deleted(resource.path(namespace, name)),)))
+        self._at_work.put(Write(key, (deleted(resource.path(namespace, name)),)))
         return True
 
+    @property
+    def _at_work(self) -> Writer:
+        assert self._writer is not None, "objects are written within `writing` alone"
+        return self._writer
+
     def _write(self, obj: Raw, steps: tuple[Step, ...]) -> None:
+        assert self._ahead is not None, "objects are written within `writing` alone"
         self._ahead.write(obj, steps, self._kept(key_of(obj)))
 
     def _found(self, key: Key) -> Raw | None:
-        ahead = self._ahead.get(key)
+        ahead = self._ahead.get(key) if self._ahead is not None else None
         return ahead if ahead is not None else self._kept(key)
 
     def _kept(self, key: Key) -> Raw | None:
@@ -174,13 +203,14 @@ class ClusterObjects:
     def _said_anew(self, _before: object, _after: object) -> None:
         self._revision += 1
 
-    def _policy_changed(self, before: bytes | None, after: bytes | None) -> None:
+    def _setting_changed(self, before: bytes | None, after: bytes | None) -> None:
         self._said_anew(before, after)
         self._written_object_changed(before, after)
 
     def _written_object_changed(self, before: bytes | None, after: bytes | None) -> None:
         """The watch has caught up with a write, or somebody else has written or deleted."""
-        self._ahead.seen(*(None if text is None else _raw(text) for text in (before, after)))
+        if self._ahead is not None:
+            self._ahead.seen(*(None if text is None else _raw(text) for text in (before, after)))
 
 
 def _raw(text: bytes) -> Raw:
@@ -196,7 +226,7 @@ def _document(resource: Resource, raw: Raw) -> bytes | None:
         return None if conflicting is None else _compact(conflicting)
     metadata = {name: value for name, value in raw["metadata"].items() if name != "managedFields"}
     kept = {**raw, "metadata": metadata, "apiVersion": resource.api_version, "kind": resource.kind}
-    if resource not in (RECOMMENDATIONS, POLICIES):
+    if resource not in (RECOMMENDATIONS, POLICIES, *AUTOMATION):
         # Only of those it must be known whether a write of ours has come back.
         metadata.pop("resourceVersion", None)
     if resource == NODES:
@@ -227,10 +257,14 @@ def _main(resource: Resource, obj: Raw) -> Step:
 
 def _status(resource: Resource, obj: Raw) -> Step:
     metadata = obj["metadata"]
+    path = f"{resource.path(metadata.get('namespace'), metadata['name'])}/status"
+    if resource != RECOMMENDATIONS:
+        # Server-side apply would have the API server read the rest, too: it cannot where that is what is wrong.
+        return merged(path, {"status": obj["status"]})
     body = {
         "apiVersion": resource.api_version,
         "kind": resource.kind,
         "metadata": {name: metadata[name] for name in ("name", "namespace") if metadata.get(name)},
         "status": obj["status"],
     }
-    return applied(f"{resource.path(metadata.get('namespace'), metadata['name'])}/status", body)
+    return applied(path, body)

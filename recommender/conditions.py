@@ -24,13 +24,17 @@ from recommender.api.units import format_bytes
 from recommender.sizing import COVERAGE, LOOKUPS, REQUESTS, Sizing
 from recommender.verification import Verification
 from recommender.windows import ROLLING_PARTS
-from recommender.workload_states import WorkloadState
-from vllm_plugin.names import PREFIX
+from recommender.workload_states import PodReport, WorkloadState
+from vllm_plugin.names import OVERRIDE_RAISED, OVERRIDE_REFUSED, PREFIX
 
 _GUARD_REASONS = {COVERAGE: "CoverageBelowPolicy", REQUESTS: "TooFewRequests", LOOKUPS: "PoolNotLookedThrough"}
 
 ESTIMATED = "EstimatedFromVLLM"
 """The reason where nothing but vLLM's own metrics is known."""
+CONTRADICTORY = "Contradictory"
+"""The reason of a policy whose settings do not go together; it is followed as far as it can be."""
+SHORT = "ShortOfKVCache"
+"""The reason where pods need more than the policy or the GPU lets them have."""
 PLUGIN_MISSING = "PluginMissing"
 """The reason where the pods have no plugin, and not even vLLM's own metrics are known."""
 
@@ -58,6 +62,8 @@ def plugin_reporting(state: WorkloadState) -> Verdict:
     message = "; ".join(text for text in (f"{reporting} of {len(pods)} pods report", first_fault, missing) if text)
     if reporting:
         return Verdict(PLUGIN_REPORTING, "True", "Reporting", message)
+    if state.aside is not None and state.aside.aside is not None:
+        return Verdict(PLUGIN_REPORTING, "True", state.aside.aside, message)
     if state.estimate is not None:
         return Verdict(PLUGIN_REPORTING, "False", ESTIMATED, f"{message}; {state.estimate.message}")
     reason = "ScrapeFailed" if first_fault else PLUGIN_MISSING if missing else "PodsNotRunning"
@@ -85,6 +91,9 @@ def recommended(state: WorkloadState, sizing: Sizing | None, target: Target | No
     fault = (
         f". The policy is invalid as it stands, its last valid version goes on: {policy.fault}" if policy.fault else ""
     )
+    aside = state.aside
+    if target is None and aside is not None and aside.aside is not None:
+        return Verdict(RECOMMENDED, "False", aside.aside, f"{aside.fault}{fault}")
     if target is None and sizing is None and state.estimate is not None:
         return Verdict(RECOMMENDED, "False", ESTIMATED, state.estimate.message + fault)
     if target is None:
@@ -93,12 +102,14 @@ def recommended(state: WorkloadState, sizing: Sizing | None, target: Target | No
     message = f"{format_bytes(target.kv_bytes)} of KV cache"
     if sizing is not None and sizing.message:
         message += f": {sizing.message}"
-    if sizing is not None and sizing.conflict and sizing.conflict not in message:
-        message += f"; {sizing.conflict}"
+    if sizing is not None:
+        message += "".join(f"; {text}" for text in (sizing.conflict, sizing.shortage) if text and text not in message)
     if fault:
         return Verdict(RECOMMENDED, "True", "LastValidPolicy", message + fault)
     if sizing is not None and sizing.conflict and target.bound_by == bounds.FLOOR:
         return Verdict(RECOMMENDED, "True", "MaxKVBelowFloor", message)
+    if sizing is not None and sizing.shortage:
+        return Verdict(RECOMMENDED, "True", SHORT, message)
     return Verdict(RECOMMENDED, "True", target.bound_by[0].upper() + target.bound_by[1:], message)
 
 
@@ -118,8 +129,16 @@ def applied(state: WorkloadState, target: Target | None) -> Verdict:
     message = f"{exact} of {len(pods)} pods run with the recommended {target.kv_blocks} blocks"
     if exact == len(pods):
         return Verdict(APPLIED, "True", "PoolAsRecommended", message)
+    refused = next((one.pod.name for one in pods if _override(one) == OVERRIDE_REFUSED), None)
+    raised = [report for report in pods if _override(report) == OVERRIDE_RAISED]
     others = sorted({count for count in blocks if count != target.kv_blocks})
     message += f", others with {', '.join(str(count) for count in others)}"
+    if refused is not None:
+        message += f"; in pod {refused} the plugin could not set it: its log says why"
+        return Verdict(APPLIED, "False", "OverrideRefused", message)
+    if raised and exact + len(raised) >= len(pods):
+        message += f"; vLLM refused to start pod {raised[0].pod.name} with less, and the plugin raised it to the least"
+        return Verdict(APPLIED, "True", "RaisedToStart", message)
     if all(
         report.pod.applied or count == target.kv_blocks for report, count in zip(pods, blocks, strict=True)
     ) and close + exact >= len(pods):
@@ -131,6 +150,10 @@ def applied(state: WorkloadState, target: Target | None) -> Verdict:
     if state.automation.dry_run or (state.policy.spec is not None and state.policy.spec.mode == "DryRun"):
         return Verdict(APPLIED, "False", "DryRun", message + "; arguments stay as they are in dry-run mode")
     return Verdict(APPLIED, "False", "AwaitingNewPods", message + "; the next pods start with it")
+
+
+def _override(report: PodReport) -> str:
+    return next((engine.override for engine in report.engines if engine.override), "")
 
 
 def verified(verification: Verification | None) -> Verdict:

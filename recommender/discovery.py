@@ -5,6 +5,7 @@ Who a pod is, and whose, is told by the API server's objects alone; whatever sta
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,8 @@ from recommender.api.object_store import ObjectReader, ObjectStore, Raw
 from recommender.api.owner_groups import CustomOwnerGroup
 from recommender.api.owners import ANNOTATION_PREFIXES, WORKLOAD_KINDS, Owner, OwnerKey, Ownership, read_owner
 from recommender.api.plugin_wheel import plugin_config_map, plugin_map_name
+from recommender.api.scopes import Scope, is_mirror
+from recommender.api.sharing import WHOLE_GPU, amounts_of
 from recommender.api.workloads import WorkloadRef, workload_of
 from recommender.keys import WorkloadKey
 from recommender.vllm_servers import vllm_containers, vllm_port
@@ -28,7 +31,6 @@ from vllm_plugin.names import (
     DEFAULT_PORT,
     ENV_PORT,
     ENV_PREFIX,
-    LABEL_INJECT,
     LABEL_INJECTED,
 )
 
@@ -39,7 +41,6 @@ T = TypeVar("T")
 Identity = tuple[str, str, str, str]
 """Of a container: its pod's namespace, name and UID, and its own name."""
 
-_ENABLED = "enabled"
 _LARGEST_PORT = 65535
 
 REFUSED = "Refused"
@@ -97,12 +98,13 @@ class SeenPod:
     it: labels and owner references.
     """
 
+    namespace: str
     engines: tuple[Pod, ...]
+    """None of a pod that only holds GPUs."""
     metadata: Raw
-
-    @property
-    def namespace(self) -> str:
-        return self.engines[0].key.namespace
+    node: str = ""
+    gpus: tuple[tuple[str, int], ...] = ()
+    """Whole GPUs that each of its containers holds; those without are left out."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +136,10 @@ def discover(census: Census, groups: Sequence[CustomOwnerGroup] = ()) -> Discove
     injected: list[Pod] = []
     bare: list[Pod] = []
     for seen in census.pods:
-        if seen.namespace not in census.opted_in:
+        if not seen.engines or seen.namespace not in census.opted_in:
             continue
         metadata = {"metadata": seen.metadata}
-        excluded = ownership.excluded(seen.namespace, metadata)
+        excluded = ownership.any_excluded and ownership.excluded(seen.namespace, metadata)
         workload = ownership.workload(seen.namespace, metadata) if groups else None
         for engine in seen.engines:
             pod = engine
@@ -152,12 +154,12 @@ def discover(census: Census, groups: Sequence[CustomOwnerGroup] = ()) -> Discove
     return Discovery(tuple(injected), tuple(bare), ownership)
 
 
-def census_of(store: ObjectReader) -> Census:
+def census_of(store: ObjectReader, scope: Scope = Scope.OPT_IN) -> Census:
     """Read from a store; a pod that cannot be understood is passed over with a warning."""
     owners = (owner for kind in WORKLOAD_KINDS for owner in _understood(store.list(kind), read_owner))
     return Census(
         tuple(_understood(store.list("Pod"), seen_pod)),
-        frozenset(_understood(store.list("Namespace"), opted_in)),
+        frozenset(_understood(store.list("Namespace"), functools.partial(opted_in, scope=scope))),
         dict(owners),
     )
 
@@ -176,15 +178,15 @@ def _understood(raws: Iterable[Raw], keep: Callable[[Raw], T | None]) -> Iterabl
             yield kept
 
 
-def opted_in(namespace: Raw) -> str | None:
+def opted_in(namespace: Raw, scope: Scope = Scope.OPT_IN) -> str | None:
     """Its name, where the webhook sees its pods; None also where it is being deleted, and takes nothing new."""
     metadata = namespace["metadata"]
-    chosen = (metadata.get("labels") or {}).get(LABEL_INJECT) == _ENABLED and not metadata.get("deletionTimestamp")
-    return str(metadata["name"]) if chosen else None
+    name = str(metadata["name"])
+    return name if scope.covers(name, metadata.get("labels") or {}) and not metadata.get("deletionTimestamp") else None
 
 
 def seen_pod(raw: Raw) -> SeenPod | None:
-    """What is kept of a pod object; None where it runs no vLLM, or is going or gone.
+    """What is kept of a pod object; None where it neither runs vLLM nor holds GPUs. One that is going runs none.
 
     Raises ValueError, KeyError, TypeError or AttributeError where it cannot be understood.
     """
@@ -195,11 +197,25 @@ def seen_pod(raw: Raw) -> SeenPod | None:
         missing = _missing(metadata)
         found = [replace(_pod(raw, container), address=None, missing=missing) for container in vllm_containers(raw)]
         engines = [pod for pod in found if pod.vllm_address is not None]
-    living = tuple(pod for pod in engines if not _is_over(raw, pod))
-    if not living:
+    # As the webhook does, which cannot change a mirror pod.
+    living = () if is_mirror(metadata) else tuple(pod for pod in engines if not _is_over(raw, pod))
+    gpus = _held_gpus(raw)
+    if not living and not gpus:
         return None
-    kept = {name: metadata[name] for name in ("name", "labels", "ownerReferences") if metadata.get(name)}
-    return SeenPod(living, kept)
+    named = ("name", "labels", "ownerReferences") if living else ("name",)
+    kept = {name: metadata[name] for name in named if metadata.get(name)}
+    namespace, node = metadata.get("namespace") or "default", (raw.get("spec") or {}).get("nodeName") or ""
+    return SeenPod(namespace, living, kept, node, gpus)
+
+
+def _held_gpus(raw: Raw) -> tuple[tuple[str, int], ...]:
+    if (raw.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        return ()
+    asked = (
+        (str(container.get("name")), str(amounts_of(container).get(WHOLE_GPU, "0")))
+        for container in (raw.get("spec") or {}).get("containers") or ()
+    )
+    return tuple((name, int(amount)) for name, amount in asked if amount.isdecimal() and int(amount))
 
 
 def _missing(metadata: Raw) -> Missing:

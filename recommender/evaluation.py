@@ -28,8 +28,9 @@ from recommender.bounds import Pools
 from recommender.estimates import Estimate
 from recommender.intervals import Series, interval_seconds
 from recommender.loss_budgets import Period, Spending
+from recommender.model_lengths import max_model_len_advice
 from recommender.resolution import digest_of
-from recommender.samples import EngineFacts
+from recommender.samples import KVCACHED, NO_KV_CACHE, EngineFacts
 from recommender.sizing import Before, Sizing, size
 from recommender.standings import Standing
 from recommender.targets import gpu_totals, pools_of, savings_of, target_of
@@ -38,6 +39,9 @@ from recommender.windows import Window
 from recommender.workload_states import WorkloadState
 
 _UNKNOWN = Standing()
+
+_NEVER_SIZED = (KVCACHED, NO_KV_CACHE)
+"""What pods say of themselves that no size is for; those that sleep wake up to the one that they have."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def evaluate(
     target = stands.target if policy is not None else None
     if sizing is not None and pools is not None:
         target = target_of(sizing, pools, engines)
-    if degraded.status == "True":
+    stands_aside = state.aside is not None and state.aside.aside in _NEVER_SIZED
+    if degraded.status == "True" or stands_aside:
         target = None
     verdicts = (
         conditions.plugin_reporting(state),
@@ -105,6 +110,9 @@ def evaluate(
         savings=savings_of(target, pools) if target and pools else (stands.savings if target else None),
         coverage=_coverage(window) if window else None,
         loss_budget=_loss_budget(policy, sizing, stands),
+        max_model_len_advice=(
+            max_model_len_advice(window, pools, engines, sizing) if target and window and pools and sizing else None
+        ),
         conditions=conditions.with_transitions(
             verdicts, state.previous.status.conditions if state.previous else (), now
         ),

@@ -15,7 +15,8 @@ from recommender.api.object_store import Raw
 from recommender.api.policies import VALID
 from recommender.api.recommendations import AUTOSCALER_CONFLICT, DEGRADED, PLUGIN_REPORTING, RECOMMENDED, VERIFIED
 from recommender.api.units import format_bytes
-from recommender.conditions import ESTIMATED
+from recommender.conditions import CONTRADICTORY, ESTIMATED, SHORT
+from recommender.samples import ASLEEP, KVCACHED, NO_KV_CACHE
 
 CONTROLLER = "vllm-rightsizer.io/recommender"
 KEPT_SECONDS = 3600.0
@@ -37,8 +38,11 @@ _GOOD = {
     VALID: "True",
 }
 """Conditions whose opposite somebody should look at."""
-_HARMLESS = ("NoPods", "PodsNotRunning", "InsufficientData", ESTIMATED)
-"""Reasons that a workload has at its beginning and at its end."""
+_HARMLESS = ("NoPods", "PodsNotRunning", "InsufficientData", ESTIMATED, ASLEEP, KVCACHED, NO_KV_CACHE)
+"""Reasons that a workload has at its beginning and at its end, and those of pods with nothing to size."""
+
+_TO_BE_LOOKED_AT = ("LastValidPolicy", SHORT, CONTRADICTORY)
+"""Reasons that somebody should know of although the condition is as it should be."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def _size_change(before: int | None, after: int | None, why: str) -> Happening:
 def _warns(condition: Mapping[str, Any]) -> bool:
     good = _GOOD.get(condition["type"])
     bad = good is not None and condition["status"] not in (good, "Unknown")
-    return (bad and condition["reason"] not in _HARMLESS) or condition["reason"] == "LastValidPolicy"
+    return (bad and condition["reason"] not in _HARMLESS) or condition["reason"] in _TO_BE_LOOKED_AT
 
 
 class Told:

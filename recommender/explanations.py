@@ -17,6 +17,7 @@ from recommender.api.objects import InvalidObjectError
 from recommender.api.policies import DEFAULT_POLICY, PolicySpec
 from recommender.api.recommendations import VLLMRecommendation
 from recommender.bounds import Knees, Pools
+from recommender.changes import Change, before_the_last
 from recommender.curves import HitRateCurve
 from recommender.evaluation import assess
 from recommender.history import HistoryReader
@@ -34,6 +35,10 @@ _OCTAVES_SHOWN = 4
 
 class NothingToExplainError(Exception):
     """There is no such recommendation; the message says what there is."""
+
+
+class SeveralToExplainError(NothingToExplainError):
+    """A name does not say which one is meant; the message says what could be."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,14 @@ class Explanation:
     candidates: tuple[int, ...]
     curve: tuple[CurvePoint, ...]
     intervals: tuple[IntervalRow, ...]
+    changes: tuple[Change, ...] = ()
+    """What happened to it during the last 30 days, oldest first."""
+
+    @property
+    def before(self) -> Change | None:
+        """What stood before the present size was recommended; None where that is not known."""
+        target = self.recommendation.status.target
+        return before_the_last(self.changes, target.kv_bytes if target else None)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, camelCase as in the API, for programs."""
@@ -103,6 +116,8 @@ class Explanation:
             "candidates": list(self.candidates),
             "curve": [_camel(point) for point in self.curve],
             "intervals": [_camel(row) for row in self.intervals],
+            "changes": [{**change.to_json(), "at": _moment(change.at)} for change in self.changes],
+            "before": {**self.before.to_json(), "at": _moment(self.before.at)} if self.before else None,
         }
 
 
@@ -111,19 +126,24 @@ def explain(store: ObjectReader, history_path: Path, namespace: str, name: str) 
 
     Raises `NothingToExplainError`, and `HistoryError` where the history cannot be read.
     """
-    recommendation = _find(store, namespace, name)
-    reference = recommendation.spec.target_ref
-    key = WorkloadKey(namespace, reference.workload, reference.container)
+    recommendation = find_recommendation(store, namespace, name)
     with HistoryReader.open(history_path) as history:
-        policy = _policy(store, history, recommendation)
-        fingerprint = recommendation.status.fingerprint or ""
-        end = history.last_interval_end(key, fingerprint)
-        window_seconds = (policy.spec or PolicySpec()).observation_window_seconds
-        if end is None:
-            return _without_data(recommendation, policy)
-        series = history.series(key, fingerprint, end - window_seconds - interval_seconds(window_seconds))
-        candidates = history.candidates(key, fingerprint, policy.digest, end - window_seconds / ROLLING_PARTS)
-        standing = history.standing(key, fingerprint)
+        return explanation_of(store, history, recommendation)
+
+
+def explanation_of(store: ObjectReader, history: HistoryReader, recommendation: VLLMRecommendation) -> Explanation:
+    """Explain `recommendation`. Raises `HistoryError` where the history cannot be read."""
+    key = key_of(recommendation)
+    policy = _policy(store, history, recommendation)
+    fingerprint = recommendation.status.fingerprint or ""
+    changes = history.changes(key)
+    end = history.last_interval_end(key, fingerprint)
+    window_seconds = (policy.spec or PolicySpec()).observation_window_seconds
+    if end is None:
+        return _without_data(recommendation, policy, changes)
+    series = history.series(key, fingerprint, end - window_seconds - interval_seconds(window_seconds))
+    candidates = history.candidates(key, fingerprint, policy.digest, end - window_seconds / ROLLING_PARTS)
+    standing = history.standing(key, fingerprint)
     # What pods say of themselves now is not asked for: the history knows what they said.
     found = assess(policy.spec, series, (), recommendation.status, candidates, end, standing)
     window, pools, sizing = found.window, found.pools, found.sizing
@@ -145,10 +165,18 @@ def explain(store: ObjectReader, history_path: Path, namespace: str, name: str) 
         candidates=candidates,
         curve=_curve_points(window, pools) if window and pools else (),
         intervals=_rows(window) if window else (),
+        changes=changes,
     )
 
 
-def _find(store: ObjectReader, namespace: str, name: str) -> VLLMRecommendation:
+def key_of(recommendation: VLLMRecommendation) -> WorkloadKey:
+    """Of whose history it is made."""
+    reference = recommendation.spec.target_ref
+    return WorkloadKey(recommendation.metadata.namespace or "", reference.workload, reference.container)
+
+
+def find_recommendation(store: ObjectReader, namespace: str, name: str) -> VLLMRecommendation:
+    """The recommendation of this name, or that of the workload of this name. Raises `NothingToExplainError`."""
     raws = store.list(VLLMRecommendation.KIND, namespace)
     found = [raw for raw in raws if raw["metadata"].get("name") == name or _workload_name(raw) == name]
     if not found:
@@ -159,7 +187,7 @@ def _find(store: ObjectReader, namespace: str, name: str) -> VLLMRecommendation:
         )
     if len(found) > 1:
         names = ", ".join(sorted(raw["metadata"]["name"] for raw in found))
-        raise NothingToExplainError(f"{name} has several containers with a recommendation: name one of {names}")
+        raise SeveralToExplainError(f"{name} has several recommendations: name one of {names}")
     try:
         return VLLMRecommendation.from_json(found[0])
     except InvalidObjectError as error:
@@ -175,7 +203,9 @@ def _policy(store: ObjectReader, history: HistoryReader, recommendation: VLLMRec
     return Resolver(store, history.policies()).policy(resolved.value if resolved else DEFAULT_POLICY)
 
 
-def _without_data(recommendation: VLLMRecommendation, policy: ResolvedPolicy) -> Explanation:
+def _without_data(
+    recommendation: VLLMRecommendation, policy: ResolvedPolicy, changes: tuple[Change, ...]
+) -> Explanation:
     return Explanation(
         recommendation=recommendation,
         at=_moment(datetime.now(UTC).timestamp()),
@@ -189,6 +219,7 @@ def _without_data(recommendation: VLLMRecommendation, policy: ResolvedPolicy) ->
         candidates=(),
         curve=(),
         intervals=(),
+        changes=changes,
     )
 
 

@@ -6,17 +6,21 @@ import itertools
 import json
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from recommender.histograms import BUCKETS, pack
 from recommender.samples import (
+    ASLEEP,
+    KVCACHED,
     LARGEST_BYTES,
     LARGEST_COUNT,
+    NO_KV_CACHE,
     Counters,
     EngineFacts,
     EngineSample,
+    NothingToSizeError,
     PodSample,
     Rank,
     RefusedSampleError,
@@ -42,9 +46,13 @@ _NO_ONE_ORDER = (
 )
 
 _LARGEST_BLOCK_TOKENS = 1 << 20
+_DIGITS_OF_TOKENS = 9
 
 Key = tuple[str, str]
 """Engine and rank, each empty where the page does not say."""
+
+PageSample = tuple[str, Mapping[str, str], float | tuple[int, ...]]
+"""Name, labels and value; a histogram's value is its cumulative counts."""
 
 
 def parse_page(text: str, pod_uid: str = "") -> PodSample:
@@ -52,7 +60,12 @@ def parse_page(text: str, pod_uid: str = "") -> PodSample:
 
     `pod_uid`: of the pod whose page this should be, where that is known.
     """
-    page = _Page(text)
+    return sample_of(_samples(text), pod_uid)
+
+
+def sample_of(samples: Iterable[PageSample], pod_uid: str = "") -> PodSample:
+    """The same of the page's samples, wherever they were read."""
+    page = _Page(samples)
     if not page.values:
         raise RefusedSampleError(f"the page has none of the plugin's metrics ({names.PREFIX}...)")
     shown_uid = page.info.get(names.LABEL_POD_UID)
@@ -69,7 +82,7 @@ def parse_page(text: str, pod_uid: str = "") -> PodSample:
     engines = page.engines()
     nothing_to_size = _nothing_to_size(page, engines)
     if nothing_to_size is not None:
-        raise RefusedSampleError(nothing_to_size)
+        raise nothing_to_size
     if not engines:
         raise RefusedSampleError(f"the page has no {names.KV_CACHE_CAPACITY_BYTES}: vLLM is still starting")
     if not (page.buckets or page.histograms) or not page.hooks.get(_REUSE_HOOK, True):
@@ -81,36 +94,39 @@ def parse_page(text: str, pod_uid: str = "") -> PodSample:
     )
 
 
-def _nothing_to_size(page: _Page, engines: Sequence[str]) -> str | None:
+def _nothing_to_size(page: _Page, engines: Sequence[str]) -> NothingToSizeError | None:
     """Why a page that is as it should be says nothing of a pool's size; None where it does."""
     if page.info.get("override") == names.OVERRIDE_KVCACHED:
-        return "kvcached manages this vLLM's KV cache, which is elastic already: its size is left alone"
+        message = "kvcached manages this vLLM's KV cache, which is elastic already: its size is left alone"
+        return NothingToSizeError(KVCACHED, message)
     asleep = [engine for engine in engines if page.value(names.ENGINE_ASLEEP, engine, default=0)]
     if asleep:
-        return f"vLLM sleeps (engine {', '.join(asleep)}): its KV cache is off the device until it wakes up"
+        message = f"vLLM sleeps (engine {', '.join(asleep)}): its KV cache is off the device until it wakes up"
+        return NothingToSizeError(ASLEEP, message)
     sizes = (names.KV_CACHE_CAPACITY_BYTES, names.KV_CACHE_BLOCK_BYTES)
     if engines and not any(page.value(size, engine, default=1) for engine in engines for size in sizes):
-        return "the model keeps no KV cache (it pools or embeds): there is nothing to size"
+        message = "the model keeps no KV cache (it pools or embeds): there is nothing to size"
+        return NothingToSizeError(NO_KV_CACHE, message)
     return None
 
 
 class _Page:
     """The samples of a page by metric, engine and rank; only what the plugin exports, each value checked."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, samples: Iterable[PageSample]) -> None:
         self.values: dict[str, dict[Key, float]] = {}
         self.components: dict[Key, float] = {}
         self.buckets: dict[str, dict[int, float]] = {}
         self.histograms: dict[str, tuple[int, ...]] = {}
         self.info: dict[str, str] = {}
         self.hooks: dict[str, bool] = {}
-        for name, labels, value in _samples(text):
+        for name, labels, value in samples:
             if isinstance(value, tuple):
                 self._take_histogram(name, labels, value)
             else:
                 self._take(name, labels, value)
 
-    def _take(self, name: str, labels: dict[str, str], value: float) -> None:
+    def _take(self, name: str, labels: Mapping[str, str], value: float) -> None:
         if name in (names.BUILD_INFO, names.ENGINE_INFO):
             self.info.update(labels)
             return
@@ -136,7 +152,7 @@ class _Page:
                 raise RefusedSampleError(f"{name} stands twice on the page")
             of_metric[key] = value
 
-    def _take_histogram(self, name: str, labels: dict[str, str], cumulative: tuple[int, ...]) -> None:
+    def _take_histogram(self, name: str, labels: Mapping[str, str], cumulative: tuple[int, ...]) -> None:
         engine = labels.get(names.LABEL_ENGINE, "")
         if name != names.KV_REUSE_DISTANCE_BYTES:
             return
@@ -188,7 +204,7 @@ class _Page:
         return counts
 
 
-def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float | tuple[int, ...]]]:
+def _samples(text: str) -> Iterator[PageSample]:
     """Every sample of ours on the page: what else vLLM exports there is neither read nor judged."""
     if text.startswith("["):
         yield from _compact_samples(text)
@@ -202,7 +218,7 @@ def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float | tuple[int
         raise RefusedSampleError(f"the page is no Prometheus text: {error}") from error
 
 
-def _compact_samples(text: str) -> Iterator[tuple[str, dict[str, str], float | tuple[int, ...]]]:
+def _compact_samples(text: str) -> Iterator[PageSample]:
     """The same from the plugin's compact page (`names.COMPACT_TYPE`), where a histogram in order stands as a whole."""
     try:
         for name, given, value in json.loads(text):
@@ -285,6 +301,8 @@ def _engine_sample(page: _Page, engine: str) -> EngineSample:
             floor_bytes=size(names.KV_FLOOR_BYTES),
             ranks=tuple(_rank(page, engine, rank) for rank in page.ranks(engine) or [""]),
             windows=page.info.get("sliding_window_groups", "0") != "0",
+            max_model_len=_tokens(page.info.get("max_model_len", "")),
+            override=page.info.get("override", ""),
         ),
         active_bytes=size(names.KV_CACHE_ACTIVE_BYTES, most=capacity),
         active_peak_bytes=size(names.KV_CACHE_ACTIVE_PEAK_BYTES, most=capacity),
@@ -292,6 +310,11 @@ def _engine_sample(page: _Page, engine: str) -> EngineSample:
         demand_peak_bytes=size(names.KV_DEMAND_PEAK_BYTES),
         counters=counters,
     )
+
+
+def _tokens(text: str) -> int:
+    """Of an optional label: 0 where it holds no number."""
+    return int(text) if text.isdecimal() and len(text) <= _DIGITS_OF_TOKENS else 0
 
 
 def _rank(page: _Page, engine: str, rank: str) -> Rank:
@@ -311,6 +334,9 @@ def _rank(page: _Page, engine: str, rank: str) -> Rank:
         block_bytes=block_bytes,
         total_bytes=size(names.GPU_MEMORY_TOTAL_BYTES, least=1),
         allocated_bytes=size(names.GPU_MEMORY_ALLOCATED_BYTES),
+        reserved_bytes=_size(
+            names.KV_CACHE_RESERVED_BYTES, page.value(names.KV_CACHE_RESERVED_BYTES, engine, rank, default=0)
+        ),
     )
 
 

@@ -11,15 +11,14 @@ import itertools
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from recommender import history_trends
-from recommender.api.workloads import WorkloadRef
+from recommender import history_changes, history_clock, history_trends
+from recommender.changes import Change
 from recommender.history_files import (
     UnreadableHistoryError,
     connect_to_read,
@@ -36,6 +35,7 @@ from recommender.history_rows import (
     facts_of,
     facts_text,
     from_contents,
+    identity,
     seal,
     to_content,
     unsealed,
@@ -43,32 +43,16 @@ from recommender.history_rows import (
 from recommender.intervals import ClosedInterval, Columns, Series
 from recommender.keys import SeriesKey, WorkloadKey
 from recommender.recording import Baseline
-from recommender.standings import Standing
+from recommender.standings import Memory, Standing
 from recommender.trends import Point
 
 _OBSERVED = "workload, newest, expires, engines, width, content, seal"
 _SERIES = "workload, pod, uid, engine, facts, seen_at, counters, seal"
 _MERGED_ROWS = 8
+_AHEAD_SECONDS = 3 * 86_400.0
+"""Further ahead nothing can have been observed, whatever the time zone that somebody took for another."""
 _Found = TypeVar("_Found")
 _WORKLOAD = "namespace = ? AND owner_group = ? AND kind = ? AND name = ? AND container = ? AND fingerprint = ?"
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What an evaluation leaves behind of a workload under a fingerprint. Times in seconds since the epoch."""
-
-    workload: WorkloadKey
-    fingerprint: str
-    policy: str
-    """Its digest."""
-    at: float
-    candidate_bytes: int | None
-    """What sizing asked for, so that a size sinks only when it has been asked for less for a while."""
-    candidate_expires: float
-    standing: Standing | None
-    standing_expires: float
-    point: Point | None = None
-    """For the dashboard."""
 
 
 class HistoryReader:
@@ -101,7 +85,7 @@ class HistoryReader:
             with self._connection:
                 # One view of the file: another process may store a new engine's interval between two statements.
                 self._connection.execute("BEGIN")
-                return self._series(workload, fingerprint, since)
+                return self._series(self._workload(workload, fingerprint), workload, fingerprint, since)
 
         return self._read(found)
 
@@ -109,30 +93,28 @@ class HistoryReader:
         """The counters of an engine when its last stored interval ended."""
         return self._read(lambda: self._baseline(key))
 
-    def candidates(self, workload: WorkloadKey, fingerprint: str, policy: str, since: float) -> tuple[int, ...]:
-        """KV bytes that sizing asked for under a policy (its digest), oldest first."""
+    def remembered(
+        self, workload: WorkloadKey, fingerprint: str, since: float, policy: str, lately: float
+    ) -> tuple[tuple[Series, ...], tuple[int, ...], Standing]:
+        """What an evaluation starts from, all of one moment: `series` from `since` on, `candidates` from `lately` on,
+        and `standing`."""
 
-        def found() -> tuple[int, ...]:
-            rows = self._connection.execute(
-                "SELECT workload, policy, at, kv_bytes, seal FROM candidates "
-                "WHERE workload = ? AND policy = ? AND at >= ? ORDER BY at",
-                (self._workload(workload, fingerprint), policy, since),
-            ).fetchall()
-            return tuple(unsealed(row)[3] for row in rows)
+        def found() -> tuple[tuple[Series, ...], tuple[int, ...], Standing]:
+            with self._connection:
+                self._connection.execute("BEGIN")
+                number = self._workload(workload, fingerprint)
+                series = self._series(number, workload, fingerprint, since)
+                return series, self._candidates(number, policy, lately), self._standing(number)
 
         return self._read(found)
+
+    def candidates(self, workload: WorkloadKey, fingerprint: str, policy: str, since: float) -> tuple[int, ...]:
+        """KV bytes that sizing asked for under a policy (its digest), oldest first."""
+        return self._read(lambda: self._candidates(self._workload(workload, fingerprint), policy, since))
 
     def standing(self, workload: WorkloadKey, fingerprint: str) -> Standing:
         """What is remembered of a workload under a fingerprint."""
-
-        def found() -> Standing:
-            row = self._connection.execute(
-                "SELECT workload, own_bytes, recommended_bytes, policy, seal FROM standings WHERE workload = ?",
-                (self._workload(workload, fingerprint),),
-            ).fetchone()
-            return Standing() if row is None else Standing(*unsealed(row)[1:])
-
-        return self._read(found)
+        return self._read(lambda: self._standing(self._workload(workload, fingerprint)))
 
     def policies(self) -> dict[str, str]:
         """The last valid spec, as JSON, of every policy ever used."""
@@ -157,12 +139,37 @@ class HistoryReader:
 
         return self._read(found)
 
+    def forgotten_at(self) -> float | None:
+        """The moment that `prune` was last told; None where it never was."""
+        return self._read(lambda: history_clock.read(self._connection))
+
     def trend(self, subject: str, since: float) -> tuple[tuple[float, Point], ...]:
         """What is kept of a workload (`str` of its key), or of the cluster, for 30 days: see `history_trends.read`."""
         return self._read(lambda: history_trends.read(self._connection, subject, since))
 
-    def _series(self, workload: WorkloadKey, fingerprint: str, since: float) -> tuple[Series, ...]:
-        number = self._workload(workload, fingerprint)
+    def changes(self, workload: WorkloadKey) -> tuple[Change, ...]:
+        """What happened to a workload's recommendation during the last 30 days, oldest first."""
+        return self._read(lambda: history_changes.read(self._connection, str(workload)))
+
+    def total_trend(self, since: float, check: Callable[[], None]) -> dict[float, Point]:
+        """The same of everything together: see `history_trends.total`."""
+        return self._read(lambda: history_trends.total(self._connection, since, check))
+
+    def _candidates(self, number: int | None, policy: str, since: float) -> tuple[int, ...]:
+        rows = self._connection.execute(
+            "SELECT workload, policy, at, kv_bytes, seal FROM candidates "
+            "WHERE workload = ? AND policy = ? AND at >= ? ORDER BY at",
+            (number, policy, since),
+        ).fetchall()
+        return tuple(unsealed(row)[3] for row in rows)
+
+    def _standing(self, number: int | None) -> Standing:
+        row = self._connection.execute(
+            "SELECT workload, own_bytes, recommended_bytes, policy, seal FROM standings WHERE workload = ?", (number,)
+        ).fetchone()
+        return Standing() if row is None else Standing(*unsealed(row)[1:])
+
+    def _series(self, number: int | None, workload: WorkloadKey, fingerprint: str, since: float) -> tuple[Series, ...]:
         if number is None:
             return ()
         engines = self._connection.execute(
@@ -199,7 +206,7 @@ class HistoryReader:
 
     def _workload(self, workload: WorkloadKey, fingerprint: str) -> int | None:
         row = self._connection.execute(
-            f"SELECT id FROM workloads WHERE {_WORKLOAD}", _identity(workload, fingerprint)
+            f"SELECT id FROM workloads WHERE {_WORKLOAD}", identity(workload, fingerprint)
         ).fetchone()
         return None if row is None else int(row[0])
 
@@ -279,6 +286,7 @@ class History(HistoryReader):
                     self._insert("standings", (number, *dataclasses.astuple(one.standing)), one.standing_expires)
                 if one.point is not None:
                     history_trends.keep(self._connection, str(one.workload), one.at, one.point)
+                history_changes.keep(self._connection, str(one.workload), one.changes)
 
     def keep_point(self, subject: str, at: float, point: Point) -> None:
         """Keep what a dashboard shows of `subject` at one moment."""
@@ -290,9 +298,14 @@ class History(HistoryReader):
         with self._transaction():
             self._insert("policies", (name, spec))
 
-    def prune(self, now: float) -> None:
-        """Forget what is older than the window it was observed for."""
+    def prune(self, now: float, latest: float | None = None) -> None:
+        """Forget what is older at `now` than the window it was observed for, and what was observed long after `latest`:
+        no clock says any more that it is so late."""
         with self._transaction():
+            history_clock.keep(self._connection, now)
+            future = (now if latest is None else latest) + _AHEAD_SECONDS
+            # It expires later still, and of that there is an index.
+            self._connection.execute("DELETE FROM observed WHERE expires > ? AND newest > ?", (future, future))
             for table in ("observed", "candidates"):
                 self._connection.execute(f"DELETE FROM {table} WHERE expires < ?", (now,))
             # A series lasts as long as its last interval: its number must not be given to another before.
@@ -304,7 +317,8 @@ class History(HistoryReader):
                 "DELETE FROM workloads WHERE id NOT IN (SELECT workload FROM series) "
                 "AND id NOT IN (SELECT workload FROM candidates) AND id NOT IN (SELECT workload FROM standings)"
             )
-            history_trends.forget(self._connection, now)
+            history_trends.forget(self._connection, now, future)
+            history_changes.forget(self._connection, now)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -368,7 +382,7 @@ class History(HistoryReader):
         made = self._connection.execute(
             "INSERT INTO workloads (namespace, owner_group, kind, name, container, fingerprint) "
             "VALUES (?, ?, ?, ?, ?, ?)",
-            _identity(workload, fingerprint),
+            identity(workload, fingerprint),
         ).lastrowid
         assert made is not None
         return made
@@ -381,8 +395,3 @@ def _damage(path: Path) -> Iterator[None]:
         yield
     except DamagedRowError as error:
         raise UnreadableHistoryError(f"the history {path} is damaged: {error}") from error
-
-
-def _identity(workload: WorkloadKey, fingerprint: str) -> tuple[str, ...]:
-    owner: WorkloadRef = workload.workload
-    return (workload.namespace, owner.group, owner.kind, owner.name, workload.container, fingerprint)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import logging
 import os
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from recommender import history_trends
+from recommender import history_changes, history_clock, history_trends
 
 logger = logging.getLogger(__name__)
 
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION = 5
 _PAGE_BYTES = 16384
 """A row holds an interval of all pods of a workload: some kilobytes."""
 _SCHEMA = (
@@ -57,10 +59,16 @@ CREATE TABLE standings (
 CREATE TABLE policies (name TEXT PRIMARY KEY, spec TEXT NOT NULL, seal INTEGER NOT NULL);
 """
     + history_trends.SCHEMA
+    + history_changes.SCHEMA
+    + history_clock.SCHEMA
 )
+_STEPS = {3: history_changes.SCHEMA, 4: history_clock.SCHEMA}
+"""From a layout to the next one."""
 _SPOILT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR)
 _SPOILT_WORDS = ("no such table", "no such column", "Could not decode")
 """Our statements fit our layout, and we write text: where they do not any more, what is in the file has changed."""
+_LONGEST_HOLDER = 300
 _SIDE_FILES = ("", "-wal", "-shm")
 
 
@@ -70,6 +78,10 @@ class HistoryError(Exception):
 
 class HistoryInUseError(HistoryError):
     """Another recommender writes to this store."""
+
+
+class VolumeError(HistoryError):
+    """The volume takes nothing at this moment: it is full, or read-only."""
 
 
 class UnreadableHistoryError(HistoryError):
@@ -93,9 +105,8 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         if is_spoilt(error):
             raise UnreadableHistoryError(f"the history {path} is damaged: {error}") from error
-        raise HistoryError(
-            f"the history {path} cannot be used: {error}; is the disk full, or the volume read-only?"
-        ) from error
+        kind = VolumeError if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NO_ROOM else HistoryError
+        raise kind(f"the history {path} cannot be used: {error}; is the disk full, or the volume read-only?") from error
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
@@ -145,18 +156,20 @@ def writer_lock(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise HistoryError(f"the history {path} cannot be used: {error}") from error
+        kind = VolumeError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else HistoryError
+        raise kind(f"the history {path} cannot be used: {error}") from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
+            holder = os.read(handle, _LONGEST_HOLDER).decode(errors="replace").strip() or "unknown"
             raise HistoryInUseError(
                 f"the history {path} is in use by another recommender (process {holder}): "
                 "stop that one, or give this one a history of its own"
             ) from error
         os.ftruncate(handle, 0)
-        os.write(handle, str(os.getpid()).encode())
+        # In pods every process is number 1: the pod's name tells them apart.
+        os.write(handle, f"{os.getpid()} on {socket.gethostname()}".encode())
         yield
     finally:
         os.close(handle)
@@ -164,7 +177,8 @@ def writer_lock(path: Path) -> Iterator[None]:
 
 def _opened(path: Path) -> sqlite3.Connection:
     with translated(path):
-        connection = sqlite3.connect(path, isolation_level=None)
+        # It may be opened in one thread, and is then used in another.
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             connection.execute("PRAGMA journal_mode = WAL")
@@ -172,6 +186,9 @@ def _opened(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA synchronous = NORMAL")
             if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+            for version in range(_version(connection), _SCHEMA_VERSION):
+                if version in _STEPS:
+                    connection.executescript(f"BEGIN; {_STEPS[version]} PRAGMA user_version = {version + 1}; COMMIT;")
             _require_version(connection, path)
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from recommender.histograms import BOUNDED_BUCKETS, BUCKETS, bytes_of
 from recommender.intervals import ROW, Columns
+from recommender.keys import WorkloadKey
 from recommender.samples import Counters, EngineFacts, Rank
 
 _ENGINE = np.dtype("<i8")
@@ -109,6 +110,12 @@ def _joined(counts: Sequence[tuple[int, memoryview]], exceptions: Sequence[tuple
         found = found.astype("<u4" if int(values.max()) < 1 << 32 else "<u8")
         found[places] = values
     return found
+
+
+def identity(workload: WorkloadKey, fingerprint: str) -> tuple[str, ...]:
+    """By what a workload under a fingerprint is found."""
+    owner = workload.workload
+    return (workload.namespace, owner.group, owner.kind, owner.name, workload.container, fingerprint)
 
 
 @lru_cache(maxsize=4096)

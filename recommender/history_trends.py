@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
+from collections.abc import Callable
 
 from recommender.history_rows import seal, unsealed
 from recommender.trends import KEPT_SECONDS, Point, slot_of
@@ -18,6 +19,7 @@ CREATE TABLE points (
 ) WITHOUT ROWID;
 CREATE INDEX points_by_age ON points (at);
 """
+_AT_ONCE = 1000
 _POINT = ", ".join(field.name for field in dataclasses.fields(Point))
 
 
@@ -45,7 +47,26 @@ def read(connection: sqlite3.Connection, subject: str, since: float) -> tuple[tu
     return tuple((at, Point(*values)) for _, at, *values in map(unsealed, rows))
 
 
-def forget(connection: sqlite3.Connection, now: float) -> None:
-    """Leave the last 30 days."""
-    connection.execute("DELETE FROM points WHERE at < ?", (now - KEPT_SECONDS,))
+def total(connection: sqlite3.Connection, since: float, check: Callable[[], None]) -> dict[float, Point]:
+    """The points of all subjects together from `since` on, by the beginning of each half hour: sums of what is known.
+
+    `check` is called now and then, and may raise. Raises `DamagedRowError`.
+    """
+    names = [field.name for field in dataclasses.fields(Point)]
+    found: dict[float, dict[str, int]] = {}
+    rows = connection.execute(f"SELECT subject, at, {_POINT}, seal FROM points WHERE at >= ?", (since,))
+    for number, row in enumerate(rows):
+        _, at, *values = unsealed(row)
+        sums = found.setdefault(at, {})
+        for name, value in zip(names, values, strict=True):
+            if value is not None:
+                sums[name] = sums.get(name, 0) + value
+        if number % _AT_ONCE == 0:
+            check()
+    return {at: Point(**sums) for at, sums in found.items()}
+
+
+def forget(connection: sqlite3.Connection, now: float, future: float) -> None:
+    """Leave the last 30 days, and nothing from `future` on."""
+    connection.execute("DELETE FROM points WHERE at < ? OR at > ?", (now - KEPT_SECONDS, future))
     connection.execute("DELETE FROM subjects WHERE id NOT IN (SELECT subject FROM points)")

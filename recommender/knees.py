@@ -23,6 +23,8 @@ _WHOLE_BUCKET = 2.0
 """A share that no place within a bucket has: only its upper end will do."""
 
 _BLOCK_ROWS = 10
+_LEAST = 2
+"""Buckets before the one of a knee that say how much of it is smooth."""
 
 Array = NDArray[Any]
 
@@ -98,10 +100,14 @@ class _Parts:
 
     def hits(self, counts: Array, of: type[np.signedinteger[Any]]) -> Array:
         """Blocks of each part and curve up to each of some buckets; `counts` of each row and single bucket. `of`: the
-        type that holds them all."""
-        alone = self._sums(_running_sums(counts, of))
-        found = np.concatenate((alone, alone.sum(axis=1, keepdims=True, dtype=of)), axis=1)
-        return np.cumsum(found, axis=2, out=found)
+        type that holds them all. `_LEAST` buckets come before them, in which nothing lies, and one after them."""
+        before = _running_sums(counts, of)
+        parts, series = self.high.shape
+        hits = np.zeros((parts, series + 1, _LEAST + counts.shape[1] + 1), of)
+        held = hits[:, :, _LEAST:-1]
+        np.subtract(before[self.high], before[self.low], out=held[:, :-1])
+        held[:, :-1].sum(axis=1, dtype=of, out=held[:, -1])
+        return np.cumsum(hits, axis=2, out=hits)
 
     def _sums(self, before: Array) -> Array:
         """Sums over the rows of each part and series, from the sums of all rows before each."""
@@ -116,7 +122,7 @@ def _running_sums(counts: Array, of: type[np.signedinteger[Any]]) -> Array:
     """
     rows, columns = counts.shape
     blocks = np.zeros((rows // _BLOCK_ROWS + 1, _BLOCK_ROWS, columns), of)
-    sums = blocks.reshape(-1, columns)
+    sums = blocks.reshape(len(blocks) * _BLOCK_ROWS, columns)
     sums[1 : rows + 1] = counts
     for place in range(1, _BLOCK_ROWS):
         here = blocks[:, place]
@@ -141,69 +147,77 @@ class _Curves:
         self._first = min(bisect_right(cumulative, 0), self._own_bucket)
         used = window.columns.counts[:, self._first : min(self._own_bucket + 2, len(_BOUNDS))]
         # A window's counts nearly always have room in half the memory, which is what all this waits for.
-        self._table = parts.hits(used, np.int32 if cumulative[-1] < 1 << 31 else np.int64)
-        shape = self._table.shape
-        self._curve_starts = np.arange(0, shape[0] * shape[1] * shape[2], max(shape[2], 1)).reshape(shape[:2])
+        self._hits = parts.hits(used, np.int32 if cumulative[-1] < 1 << 31 else np.int64)
+        """Blocks that hit in a pool of each bucket's upper bound, from `_LEAST` before the first one on."""
+        parts_and_curves = self._hits.shape[0] * self._hits.shape[1]
+        self._curve_starts = np.arange(parts_and_curves).reshape(self._tokens.shape) * self._hits.shape[2]
         self._today = self._hits_today(today_bytes)
 
     def worst_places(self) -> tuple[Array, Array]:
         """Of each part: the largest bucket that a knee lies in, and of those in it, the largest share of it."""
-        searched = self._table[:, :, : self._own_bucket - self._first]
-        lost = (self._today[:, :, None] - searched) * self._block_tokens[:, None] / self._tokens[:, :, None]
-        # The loss never rises with the size: the knee lies in the first bucket at whose upper end it is allowed.
-        found = self._first + (lost > self._allowed).sum(axis=2)
-        shares = self._shares(found)
-        counted = self._parts.curves & (self._loss(self._today) > self._allowed)
-        buckets = np.where(counted, found, -1)
+        buckets = np.where(self._parts.curves & (self._loss(self._today) > self._allowed), self._knees(), -1)
         worst = buckets.max(axis=1)
-        return worst, np.where(counted & (buckets == worst[:, None]), shares, 0.0).max(axis=1)
+        shares = np.zeros(buckets.shape)
+        deciding = (buckets == worst[:, None]) & (buckets >= 0)
+        shares[deciding] = self._shares(deciding.nonzero(), buckets[deciding])
+        return worst, shares.max(axis=1)
 
-    def _shares(self, buckets: Array) -> Array:
-        """How far into its bucket each knee lies, by the logarithm of the size."""
+    def _knees(self) -> Array:
+        """The bucket that each curve's knee lies in: the first one at whose upper end the loss is allowed.
+
+        The loss never rises with the size: halves are looked for, of all curves at once.
+        """
+        low, high = np.full(self._tokens.shape, self._first), np.full(self._tokens.shape, self._own_bucket)
+        for _ in range((self._own_bucket - self._first).bit_length()):
+            middle = (low + high) >> 1
+            lost = (self._today - self._hits_at(self._curve_starts, middle)) * self._block_tokens / self._tokens
+            allowed = (lost <= self._allowed) | (middle == high)
+            high = np.where(allowed, middle, high)
+            low = np.where(allowed, low, middle + 1)
+        return high
+
+    def _shares(self, places: tuple[Array, ...], buckets: Array) -> Array:
+        """How far into its bucket each knee lies, by the logarithm of the size; of the curves at `places`."""
         inside = np.minimum(buckets, len(_BOUNDS) - 1)
-        missing = self._loss(self._today - self._hits(inside - 1)) - self._allowed
-        smooth = self._rate(self._smooth(inside))
+        starts, tokens = self._curve_starts[places], self._tokens[places]
+        block_tokens = self._block_tokens[places[1]]
+        before, below, here, above = (self._hits_at(starts, inside + step) for step in (-2, -1, 0, 1))
+        missing = np.maximum((self._today[places] - below) * block_tokens / tokens, 0.0) - self._allowed
+        smooth = _smooth(inside, before, below, here, above) * block_tokens / tokens
         partly = (missing <= smooth) & (smooth > 0)
-        return np.where(partly, missing / np.where(partly, smooth, 1.0), _WHOLE_BUCKET)
+        shares: Array = np.where(partly, missing / np.where(partly, smooth, 1.0), _WHOLE_BUCKET)
+        return shares
 
-    def _smooth(self, buckets: Array) -> Array:
-        """The part of a bucket that its larger neighbour bears out."""
-        last = len(_BOUNDS) - 1
-        before, below, here, above = (self._hits(buckets + step) for step in (-2, -1, 0, 1))
-        held = here - below
-        alone = (buckets == 0) | (buckets == last)
-        smooth: Array = np.where(alone, held, np.minimum(held, np.maximum(below - before, above - here)))
-        return smooth
-
-    def _hits(self, buckets: Array) -> Array:
-        """Blocks of each curve that hit in a pool of the bucket's upper bound."""
-        width = self._table.shape[2]
-        if not width:
-            return np.zeros(buckets.shape, np.int64)
-        place = buckets - self._first
-        hits = self._table.reshape(-1)[self._curve_starts + np.minimum(np.maximum(place, 0), width - 1)]
-        return np.where(place < 0, 0, hits)
+    def _hits_at(self, starts: Array, buckets: Array) -> Array:
+        """Blocks of the curves that begin at `starts`, in pools of the buckets' upper bounds."""
+        hits: Array = self._hits.reshape(-1).take(starts + (buckets - (self._first - _LEAST)))
+        return hits
 
     def _hits_today(self, today_bytes: float) -> Array:
         """Blocks that hit today; what sticks out of the pool's own bucket counts in full, as in `HitRateCurve.loss`."""
-        own, shape = self._own_bucket, self._tokens.shape
+        own = self._own_bucket
+        place = own - self._first + _LEAST
+        before, below, above = (self._hits[:, :, place + step] for step in (-2, -1, 0))
         if own == len(_BOUNDS):
-            return self._hits(np.full(shape, own - 1)).astype(np.float64)
-        above = self._hits(np.full(shape, own))
+            return below.astype(np.float64)
         if today_bytes == _BOUNDS[own]:
             return above.astype(np.float64)
         if own == 0:
             first: Array = above * today_bytes / _BOUNDS[0]
             return first
-        below = self._hits(np.full(shape, own - 1))
         share = math.log(today_bytes / _BOUNDS[own - 1]) / math.log(_BOUNDS[own] / _BOUNDS[own - 1])
-        smooth = self._smooth(np.full(shape, own))
+        smooth = _smooth(own, before, below, above, self._hits[:, :, place + 1])
         today: Array = below + smooth * share + (above - below - smooth) * 1.0
         return today
 
     def _loss(self, blocks: Array) -> Array:
-        return np.maximum(self._rate(blocks), 0.0)
+        loss: Array = np.maximum(blocks * self._block_tokens / self._tokens, 0.0)
+        return loss
 
-    def _rate(self, blocks: Array) -> Array:
-        rate: Array = blocks * self._block_tokens / self._tokens
-        return rate
+
+def _smooth(buckets: Array | int, before: Array, below: Array, here: Array, above: Array) -> Array:
+    """The part of each bucket that its larger neighbour bears out, from the hits up to those around it."""
+    held = here - below
+    alone = (buckets == 0) | (buckets == len(_BOUNDS) - 1)
+    smooth: Array = np.where(alone, held, np.minimum(held, np.maximum(below - before, above - here)))
+    return smooth

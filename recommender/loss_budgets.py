@@ -19,7 +19,7 @@ from recommender.api.units import format_bytes
 from recommender.bounds import Pools
 from recommender.curves import HitRateCurve
 from recommender.intervals import INTERVALS_PER_WINDOW, interval_seconds
-from recommender.windows import Window
+from recommender.windows import ROLLING_PARTS, Window
 
 DAYS_PER_WINDOW = 2
 _SLOTS = INTERVALS_PER_WINDOW // DAYS_PER_WINDOW
@@ -31,6 +31,13 @@ remedy: such a workload gets one size for all days, a cautious one."""
 
 GROWTH_STEPS = (1.15, 1.3, 1.5, 2.0)
 """Tried in this order; the own pool after them."""
+
+LARGEST_LOSS_LATELY = 0.25
+"""Of the day's budget, lost within W/48, which is a twenty-fourth of the day: other traffic has come. Then the pool
+grows whatever the days before say, a second time in a day and where restarts are dear, too, if it is worth one."""
+_LATELY_SLOTS = 2
+_FLOOD_SLOTS = INTERVALS_PER_WINDOW // ROLLING_PARTS
+"""W/6: how long it is taken to go on."""
 
 _PRIOR = 0.25
 """How far the day differs from those before is measured against them; so much of a day counts as having been equal."""
@@ -68,6 +75,12 @@ class Spending:
         """Is a restart cheap enough for growing during the day?"""
         return self.restart_tokens <= DEAREST_RESTART * self.budget_tokens
 
+    def growing(self, to_bytes: int, at: float, cost: float) -> Spending:
+        """The same where the pool grows now, at the cost of a restart."""
+        restarted = self.period.restart_tokens + cost
+        period = replace(self.period, grown_bytes=to_bytes, grown_at=at, restart_tokens=restarted)
+        return replace(self, period=period, grow_to_bytes=to_bytes)
+
     def share(self, tokens: float) -> float:
         """Of the budget."""
         return tokens / self.budget_tokens if self.budget_tokens else 0.0
@@ -101,6 +114,11 @@ def spend(window: Window, pools: Pools, allowed_loss: float, theta: float, befor
         projected_tokens=spent + usual_loss * coming.lost(size),
         restart_tokens=restart(size),
     )
+    flood, cost = _flood(days, elapsed, size, allowed_loss, budget), restart(pools.own_bytes)
+    if flood > cost:
+        # Nothing is known of it yet: the own pool loses nothing, whatever it is.
+        mended = replace(account, projected_tokens=max(account.projected_tokens, spent + flood))
+        return mended.growing(pools.own_bytes, window.end, cost)
     if not account.adaptable or _grew_in(period) or account.projected_tokens <= theta * budget:
         return account
     soonest = max(usual_loss * days.before(elapsed, elapsed + 1).lost(size), *days.alike(elapsed, size), 0.0)
@@ -115,9 +133,18 @@ def spend(window: Window, pools: Pools, allowed_loss: float, theta: float, befor
         saved = usual_loss * (coming.lost(size) - coming.lost(grown))
         if in_time_later or saved <= cost or cost > DEAREST_RESTART * budget:
             return account
-        grows = replace(period, grown_bytes=grown, grown_at=window.end, restart_tokens=period.restart_tokens + cost)
-        return replace(account, period=grows, grow_to_bytes=grown)
+        return account.growing(grown, window.end, cost)
     return account
+
+
+def _flood(days: _Days, elapsed: int, size: int, allowed_loss: float, budget: float) -> float:
+    """Tokens that will be lost if it goes on for W/6, where other traffic has come; 0 where it has not."""
+    slots = [days.between(slot, slot + 1) for slot in range(elapsed - _LATELY_SLOTS, elapsed)]
+    lost = [slot.lost(size) for slot in slots]
+    calm = any(one <= allowed_loss * slot.tokens for one, slot in zip(lost, slots, strict=True))
+    if elapsed < _LATELY_SLOTS or calm or sum(lost) <= LARGEST_LOSS_LATELY * budget:
+        return 0.0
+    return sum(lost) * _FLOOD_SLOTS / _LATELY_SLOTS
 
 
 def loss_budget_bound(spending: Spending | None) -> Bound | None:

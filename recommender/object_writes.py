@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
-from recommender.api.apiserver.connection import CONNECTION_ERRORS, JSON, ApiError, ApiServer, Raw
+from recommender.api.apiserver.connection import CONNECTION_ERRORS, JSON, ApiError, ApiServer, NotPermittedError, Raw
 from recommender.api.apiserver.pacing import Pacing
 from recommender.telemetry import Telemetry
 
@@ -25,6 +25,7 @@ Key = tuple[str, str, str]
 
 FIELD_MANAGER = "vllm-rightsizer-recommender"
 APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
 
 GONE = 404
 THERE = 409
@@ -80,6 +81,11 @@ def applied(path: str, body: Raw) -> Step:
     query = {"fieldManager": FIELD_MANAGER}
     forced = Step("PATCH", path, body, APPLY, {**query, "force": "true"})
     return Step("PATCH", path, body, APPLY, query, (THERE, forced))
+
+
+def merged(path: str, body: Raw) -> Step:
+    """What is in `body` in the place of what stands there, whatever else does."""
+    return Step("PATCH", path, body, MERGE, {"fieldManager": FIELD_MANAGER})
 
 
 def created(path: str, body: Raw) -> Step:
@@ -140,15 +146,17 @@ class Writer:
         task = asyncio.create_task(self._run(), name="writes")
         try:
             yield
-        finally:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pace.farewell):
                     while self._next(time.monotonic()) is not None:
                         await asyncio.sleep(0.02)
+        finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             if self._waiting:
-                logger.warning("%d objects were not written any more: %s", len(self._waiting), self.trouble)
+                why = f": {self.trouble}" if self.trouble else ""
+                logger.warning("%d objects were not written any more%s", len(self._waiting), why)
+            self._telemetry.object_writes_waiting.set(0)
 
     async def _run(self) -> None:
         while True:
@@ -191,6 +199,8 @@ class Writer:
                 answer = await self._take(step, write.key)
         except ApiError as error:
             self._refusal(write, error)
+        except NotPermittedError:
+            self._hold("another recommender may be writing")
         except (*CONNECTION_ERRORS, ValueError) as error:
             self._hold(f"{type(error).__name__}: {error}")
             self._count(write.key, "failed")

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Protocol
 
 from recommender.discovery import Identity, Pod
 from recommender.estimates import Estimate
-from recommender.history import History, Memory
+from recommender.history import History
 from recommender.history_files import HistoryError, UnreadableHistoryError
-from recommender.intervals import ClosedInterval
+from recommender.horizons import Horizon
+from recommender.intervals import ClosedInterval, interval_seconds
 from recommender.keys import SeriesKey, WorkloadKey
 from recommender.recording import Baseline, Recorder
-from recommender.samples import Counters
+from recommender.samples import Counters, EngineFacts
 from recommender.scraping import Scrape
+from recommender.standings import Memory
 from recommender.telemetry import Telemetry
 from recommender.trends import Point, slot_of
 from recommender.workload_states import PodReport
@@ -30,46 +34,109 @@ _SUPERSEDED = Counters(0, 0, 0, 0, 0)
 """Stands where a later interval of the same engine waits, too: the store keeps the last counters only."""
 
 
+class IntervalSource(Protocol):
+    """Where intervals come from instead of the rounds' own scrapes, and where what is remembered is kept beside the
+    store: both can be had again when the store is lost."""
+
+    @property
+    def fault(self) -> str | None: ...
+    def tell(self, pods: Iterable[Pod], windows: Mapping[WorkloadKey, float], now: float) -> None: ...
+    def taken(self) -> list[ClosedInterval]: ...
+    def slot(self, window_seconds: float) -> int | None: ...
+    def recalled(self) -> tuple[list[Memory], dict[str, str]]: ...
+    def remember(self, memory: Memory) -> None: ...
+    def note_policies(self, policies: Mapping[str, str]) -> None: ...
+    def begin_anew(self) -> None: ...
+
+
 class Observer:
     """Records samples, and keeps intervals until the store has taken them."""
 
-    def __init__(self, history: History, telemetry: Telemetry) -> None:
+    def __init__(self, history: History, telemetry: Telemetry, source: IntervalSource | None = None) -> None:
+        """With a `source`, what is scraped here tells how pods are now, and no interval comes from it."""
         self._history = history
         self._telemetry = telemetry
+        self._source = source
+        self._facts: dict[SeriesKey, EngineFacts] = {}
+        """What engines say of themselves, put right where they see a part of their device."""
         self._recorder = Recorder(self._baseline)
+        self._horizon = Horizon(history.forgotten_at())
         self._unwritten: list[ClosedInterval] = []
         self._newest: dict[SeriesKey, ClosedInterval] = {}
         """The last of each engine among them."""
         self._memories: list[Memory] = []
         self._kept: dict[str, float] = {}
         self._faults: dict[Identity, str] = {}
-        self.fault: str | None = None
+        self._store_fault: str | None = None
         """Why the store took nothing last time; None where it did."""
+
+    @property
+    def fault(self) -> str | None:
+        """What keeps observations from being stored, or from being had; None where nothing does."""
+        return self._store_fault or (self._source.fault if self._source is not None else None)
 
     def observe(
         self, scrapes: Iterable[Scrape], windows: Mapping[WorkloadKey, float], now: float, period: float
     ) -> dict[Identity, PodReport]:
         """Count a round of scrapes; what each pod reported, by its identity. `windows`: W of each workload."""
-        self._store(self._recorder.closed(now), now)
+        scrapes = list(scrapes)
+        if self._source is None:
+            self._store(self._recorder.closed(now), now)
+        else:
+            self._source.tell((scrape.pod for scrape in scrapes), windows, now)
+            self._take(self._source, now)
+        facts: dict[SeriesKey, EngineFacts] = {}
         reports: dict[Identity, PodReport] = {}
-        succeeded, failed = self._telemetry.scrapes.labels("ok"), self._telemetry.scrapes.labels("failed")
+        succeeded = sum(scrape.sample is not None for scrape in scrapes)
+        self._telemetry.scrapes.labels("ok").inc(succeeded)
+        self._telemetry.scrapes.labels("failed").inc(len(scrapes) - succeeded)
         for scrape in scrapes:
             pod, sample = scrape.pod, scrape.sample
-            (succeeded if sample else failed).inc()
             self._telemetry.scrape_seconds.observe(scrape.seconds)
             if sample is None:
-                reports[pod.identity] = PodReport(pod, fault=scrape.fault)
+                reports[pod.identity] = PodReport(pod, fault=scrape.fault, aside=scrape.aside)
                 continue
             reports[pod.identity] = PodReport(pod, tuple(engine.facts for engine in sample.engines))
             for engine in sample.engines:
                 key = SeriesKey(pod.key, pod.fingerprint, pod.name, pod.uid, engine.engine)
-                self._recorder.take(key, engine, scrape.at, windows[pod.key], period)
+                if self._source is None:
+                    self._recorder.take(key, engine, scrape.at, windows[pod.key], period)
+                else:
+                    facts[key] = engine.facts
+        self._facts = facts
         self._log_changes(reports)
         return reports
 
+    def slot(self, window_seconds: float, now: float) -> int | None:
+        """Of workloads with such a window, the number of the interval that is not over; None while so little is known
+        of those before that nothing follows from it."""
+        if self._source is None:
+            return math.floor(now / interval_seconds(window_seconds))
+        return self._source.slot(window_seconds)
+
     def flush(self, now: float) -> None:
         """Store what is counted, over or not: the recommender stops."""
-        self._store(self._recorder.closed(math.inf), now)
+        self._store(self._recorder.closed(math.inf) if self._source is None else self._source.taken(), now)
+
+    def begin_anew(self) -> None:
+        """The store has begun anew."""
+        if self._source is not None:
+            self._source.begin_anew()
+
+    def recalled(self, policies: Mapping[str, str]) -> dict[str, str]:
+        """Specs of policies that were remembered elsewhere, by name; `policies` are those that are known."""
+        if self._source is None:
+            return {}
+        self._source.note_policies(policies)
+        memories, specs = self._source.recalled()
+        self._memories += memories
+        self.store_memories()
+        return specs
+
+    def _take(self, source: IntervalSource, now: float) -> None:
+        found = source.taken()
+        # Of engines that run, what the round's own look says of their device is put right already.
+        self._store([replace(one, facts=self._facts.get(one.key, one.facts)) for one in found], now)
 
     def _baseline(self, key: SeriesKey) -> Baseline | None:
         # What waits to be written is newer than what the store has.
@@ -90,16 +157,18 @@ class Observer:
             raise
         except HistoryError as error:
             self._telemetry.history_failures.inc()
-            if self.fault is None:
+            if self._store_fault is None:
                 logger.error("%s; what is observed waits in memory", error)
-            self.fault = str(error)
+            self._store_fault = str(error)
             return False
-        self.fault = None
+        self._store_fault = None
         return True
 
     def remember(self, memory: Memory) -> None:
         """Keep what an evaluation leaves behind; with `store_memories`, a round's together."""
         self._memories.append(memory)
+        if self._source is not None:
+            self._source.remember(memory)
 
     def store_memories(self) -> None:
         """Store what was remembered since the last time; what the store does not take waits."""
@@ -118,7 +187,8 @@ class Observer:
         self._newest.update((one.key, one) for one in closed)
         if self._unwritten and self.stored(lambda: self._history.append(self._unwritten)):
             self._unwritten, self._newest = [], {}
-            self.stored(lambda: self._history.prune(now))
+            believed = self._horizon.at(now, time.monotonic())
+            self.stored(lambda: self._history.prune(believed, max(believed, now)))
         else:
             self._unwritten = _thinned(self._unwritten, self._newest)
         if len(self._unwritten) > _MOST_UNWRITTEN:

@@ -7,16 +7,23 @@ never needs more GPUs than are in use.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 Vector = tuple[int, ...]
 """An amount of each thing that a GPU has, always in one order."""
 
 CardKey = tuple[str, int]
 """Node, and number of the GPU on it."""
+
+_Numbers = NDArray[np.intp]
+_Shares = NDArray[np.float64]
+_FIRST, _SECOND = 1e6, 1e3
+"""Weights of what is decided first: of the slack, ranks times things at the most, there is less."""
 
 
 @dataclass(frozen=True)
@@ -139,14 +146,27 @@ def _greedy(
 
 
 class _State:
-    """What is left of each GPU while tenants are placed one after the other."""
+    """What is left of each GPU while tenants are placed one after the other: all nodes are looked at in one sweep."""
 
     def __init__(self, hosts: Sequence[Host]) -> None:
-        self._hosts = {host.name: host for host in hosts}
-        self._free: dict[str, list[Vector]] = {host.name: [host.room] * host.cards for host in hosts}
-        self._largest = {name: [room[0] for room in free] for name, free in self._free.items()}
+        self._names = [host.name for host in hosts]
+        self._index = {name: number for number, name in enumerate(self._names)}
+        widest = max((host.cards for host in hosts), default=0)
+        things = len(hosts[0].room) if hosts else 0
+        self._room = np.array([host.room for host in hosts], dtype=np.int64).reshape(len(hosts), 1, things)
+        # GPUs that a node lacks have room for nothing.
+        self._free = np.full((len(hosts), widest, things), -1, dtype=np.int64)
+        for number, host in enumerate(hosts):
+            self._free[number, : host.cards] = host.room
+        self._empty = self._free[:, :, 0] >= 0
+        self._largest = -np.sort(-self._free[:, :, 0], axis=1)
         """What is left of the first thing on each GPU of a node, the most first."""
-        self._used: Counter[str] = Counter()
+        self._used = np.zeros(len(hosts), dtype=bool)
+        alike: dict[tuple[int, Vector], list[int]] = {}
+        for number, host in enumerate(hosts):
+            alike.setdefault((host.cards, host.room), []).append(number)
+        self._alike = [np.array(numbers) for numbers in alike.values()]
+        """Nodes that are the same as long as they are empty."""
         self._placed: dict[str, tuple[CardKey, ...]] = {}
 
     @property
@@ -155,60 +175,53 @@ class _State:
 
     def place(self, tenant: Tenant, only: str | None = None) -> bool:
         """Put `tenant` where it opens the fewest GPUs and fills best; False where it fits nowhere."""
-        best: tuple[tuple[float, ...], str, list[int]] | None = None
-        for name in self._candidates(tenant) if only is None else [only] if only in self._hosts else []:
-            chosen = self._best_cards(name, tenant)
-            if chosen is None:
-                continue
-            opened = sum(self._is_empty(name, index) for index in chosen)
-            slack = sum(self._slack(name, index, tenant.need) for index in chosen)
-            cost = (opened, not self._used[name], slack, name != tenant.home)
-            if best is None or cost < best[0]:
-                best = (cost, name, chosen)
-        if best is None:
+        home = self._index.get(tenant.home, -1)
+        if tenant.ranks > self._free.shape[1]:
             return False
-        _, name, chosen = best
-        for index in chosen:
-            self._free[name][index] = _less(self._free[name][index], tenant.need)
-        self._largest[name] = sorted((room[0] for room in self._free[name]), reverse=True)
-        self._used[name] += 1
-        self._placed[tenant.name] = tuple((name, index) for index in chosen)
+        nodes = self._candidates(tenant, home) if only is None else np.array([self._index[only]])
+        fits = (self._free[nodes] >= tenant.need).all(axis=2)
+        enough = fits.sum(axis=1) >= tenant.ranks
+        nodes, fits = nodes[enough], fits[enough]
+        if not len(nodes):
+            return False
+        empty = self._empty[nodes]
+        slack = self._slack(nodes, tenant.need)
+        # Of a node's GPUs those in use come first, then the fullest.
+        worth = np.where(fits, empty * _FIRST + slack, np.inf)
+        chosen = np.argsort(worth, axis=1, kind="stable")[:, : tenant.ranks]
+        rows = np.arange(len(nodes))[:, np.newaxis]
+        opened = empty[rows, chosen].sum(axis=1)
+        cost = opened * _FIRST + ~self._used[nodes] * _SECOND + slack[rows, chosen].sum(axis=1)
+        least = np.flatnonzero(cost == cost.min())
+        at_home = least[nodes[least] == home]
+        best = int(at_home[0] if len(at_home) else least[0])
+        self._take(tenant, int(nodes[best]), sorted(chosen[best].tolist()))
         return True
 
-    def _candidates(self, tenant: Tenant) -> Iterator[str]:
+    def _take(self, tenant: Tenant, node: int, cards: list[int]) -> None:
+        self._free[node, cards] -= tenant.need
+        self._empty[node, cards] = False
+        self._largest[node] = -np.sort(-self._free[node, :, 0])
+        self._used[node] = True
+        self._placed[tenant.name] = tuple((self._names[node], card) for card in cards)
+
+    def _candidates(self, tenant: Tenant, home: int) -> _Numbers:
         """Nodes that may have room. Of nodes that are empty and alike one is as good as all: the own one, or the first
         one."""
-        met: set[tuple[int, Vector]] = set()
-        home = self._hosts.get(tenant.home)
-        if home is not None and not self._used[home.name]:
-            met.add((home.cards, home.room))
-            yield home.name
-        for name, host in self._hosts.items():
-            largest = self._largest[name]
-            if len(largest) < tenant.ranks or largest[tenant.ranks - 1] < tenant.need[0]:
-                continue
-            if not self._used[name]:
-                if (host.cards, host.room) in met:
-                    continue
-                met.add((host.cards, host.room))
-            yield name
+        roomy = self._largest[:, tenant.ranks - 1] >= tenant.need[0]
+        found = roomy & self._used
+        for numbers in self._alike:
+            empty = numbers[~self._used[numbers]]
+            if len(empty):
+                found[home if home in empty else empty[0]] = True
+        return np.flatnonzero(found & roomy)
 
-    def _best_cards(self, name: str, tenant: Tenant) -> list[int] | None:
-        free = self._free[name]
-        fitting = [index for index in range(len(free)) if _within(tenant.need, free[index])]
-        if len(fitting) < tenant.ranks:
-            return None
-        fitting.sort(key=lambda index: (self._is_empty(name, index), self._slack(name, index, tenant.need), index))
-        return sorted(fitting[: tenant.ranks])
-
-    def _is_empty(self, name: str, index: int) -> bool:
-        return self._free[name][index] == self._hosts[name].room
-
-    def _slack(self, name: str, index: int, need: Vector) -> float:
-        """What would be left of the GPU, as a share of all things that it has."""
-        room = self._hosts[name].room
-        left = _less(self._free[name][index], need)
-        return sum(rest / most for rest, most in zip(left, room, strict=True) if most)
+    def _slack(self, nodes: _Numbers, need: Vector) -> _Shares:
+        """What would be left of each GPU of these nodes, as a share of all things that it has."""
+        room = self._room[nodes]
+        left = self._free[nodes] - need
+        shares: _Shares = np.divide(left, room, out=np.zeros(left.shape), where=room > 0)
+        return np.asarray(shares.sum(axis=2))
 
 
 def _by_size(tenant: Tenant) -> tuple[int, ...]:
@@ -225,7 +238,3 @@ def _by_volume(tenant: Tenant) -> tuple[int, ...]:
 
 def _within(need: Vector, room: Vector) -> bool:
     return all(one <= most for one, most in zip(need, room, strict=True))
-
-
-def _less(room: Vector, need: Vector) -> Vector:
-    return tuple(most - one for one, most in zip(need, room, strict=True))

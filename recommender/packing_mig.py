@@ -1,7 +1,7 @@
 """Which of a GPU's MIG profiles would hold an engine. Slices are fixed, so that it is advice: nothing is written. Pure.
 
 Profiles as NVIDIA's MIG User Guide lists them (Supported MIG Profiles): slices of compute, and eighths of the memory
-(quarters of an A30).
+(quarters of an A30 and of an RTX PRO 6000).
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ _NAMES: tuple[tuple[str, tuple[tuple[int, int], ...], tuple[int, ...]], ...] = (
     (r"GH200.*480GB|H100.*96GB", _SEVENTHS, (12, 24, 48, 96)),
     (r"H100", _SEVENTHS, (10, 20, 40, 80)),
     (r"H200", _SEVENTHS, (18, 35, 71, 141)),
+    (r"H20\b", _SEVENTHS, (12, 24, 48, 96)),
     (r"B200", _SEVENTHS, (23, 45, 90, 180)),
+    (r"B300", _SEVENTHS, (34, 67, 135, 269)),
+    (r"RTX-PRO-6000-Blackwell", _QUARTERS, (24, 48, 96)),
 )
 """Products by a part of their name, the more particular ones first; and the gigabytes in the names of the profiles."""
 
@@ -44,8 +47,8 @@ _NAMES: tuple[tuple[str, tuple[tuple[int, int], ...], tuple[int, ...]], ...] = (
 def mig_profiles(product: str, memory_bytes: int) -> tuple[MigProfile, ...]:
     """The profiles of a product whose GPU has `memory_bytes`, the smallest first; none where it has no MIG or is not
     known."""
-    # A GB200's slices have other names than a B200's.
-    if "GB200" in product:
+    # A GB200's slices have other names than a B200's, and a GB300's than a B300's.
+    if re.search(r"GB[23]00", product):
         return ()
     for pattern, slices, gigabytes in _NAMES:
         if re.search(pattern, product):

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Literal
 
-from recommender.api.object_store import ObjectReader, Raw
+from recommender.api.object_store import ObjectReader
 from recommender.api.objects import InvalidObjectError
 from recommender.api.recommendations import VLLMRecommendation
 from recommender.api.rounding import MEBIBYTE, request_bytes
 from recommender.api.shares import share_of
-from recommender.api.sharing import WHOLE_GPU, amounts_of, emitted_of
-from recommender.discovery import Pod, census_of, discover
+from recommender.api.sharing import WHOLE_GPU, emitted_of
+from recommender.discovery import Census, Pod, census_of, discover
 from recommender.gpu_nodes import GpuNode, gpu_nodes
 from recommender.keys import WorkloadKey
 from recommender.packing import CardKey, Host, Packing, Tenant, least_cards, pack, stay
@@ -27,6 +27,8 @@ PLACES = 10
 """Engines on one GPU at the most: as many as the device plugins of HAMi and Volcano cut a GPU into by default."""
 
 Scenario = Literal["now", "bankable", "potential"]
+AFTER: tuple[Scenario, ...] = ("bankable", "potential")
+"""Those in which engines have been right-sized."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,8 @@ class Plan:
     left_out: tuple[LeftOut, ...]
 
 
-def plan_of(store: ObjectReader, prices: Prices) -> Plan:
-    """Plan for all pods in `store` that run vLLM on NVIDIA GPUs; each product's GPUs by themselves.
+def plan_of(store: ObjectReader, prices: Prices, census: Census | None = None) -> Plan:
+    """Plan for all pods that run vLLM on NVIDIA GPUs, those of `census` or in `store`; each product's GPUs by itself.
 
     A pod keeps to the product of GPU that it runs on: what it needs was measured there. Affinities, taints and other
     wishes of the pods are their scheduler's to know.
@@ -127,7 +129,8 @@ def plan_of(store: ObjectReader, prices: Prices) -> Plan:
     nodes = gpu_nodes(store.list("Node"))
     recommendations = _recommendations(store)
     resolver = Resolver(store, {})
-    found = discover(census_of(store), resolver.owner_groups())
+    census = census_of(store) if census is None else census
+    found = discover(census, resolver.owner_groups())
     engines: list[Engine] = []
     left_out: list[LeftOut] = []
     for pod in (*found.injected, *found.bare):
@@ -145,7 +148,7 @@ def plan_of(store: ObjectReader, prices: Prices) -> Plan:
         elif node is not None:
             engines.append(_engine(pod, recommendation, emitter, node))
     stocks = []
-    held = _held_by_others(store, engines)
+    held = _held_by_others(census, engines)
     for product, of_product in _by_product(engines, nodes).items():
         stock, unfit = _stock(product, of_product, nodes, held, prices)
         stocks.append(stock)
@@ -213,24 +216,15 @@ def _by_product(engines: Sequence[Engine], nodes: Mapping[str, GpuNode]) -> dict
     return dict(sorted(found.items()))
 
 
-def _held_by_others(store: ObjectReader, engines: Sequence[Engine]) -> dict[str, int]:
+def _held_by_others(census: Census, engines: Sequence[Engine]) -> dict[str, int]:
     """Whole GPUs of each node that containers hold which are none of `engines`."""
     ours = {engine.name for engine in engines}
     held: dict[str, int] = defaultdict(int)
-    for raw in store.list("Pod"):
-        metadata, spec = raw["metadata"], raw.get("spec") or {}
-        if (raw.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
-            continue
-        for container in spec.get("containers") or ():
-            if f"{metadata.get('namespace') or 'default'}/{metadata.get('name')}/{container.get('name')}" in ours:
-                continue
-            held[spec.get("nodeName") or ""] += _gpus(container)
+    for seen in census.pods:
+        for container, gpus in seen.gpus:
+            if f"{seen.namespace}/{seen.metadata['name']}/{container}" not in ours:
+                held[seen.node] += gpus
     return held
-
-
-def _gpus(container: Raw) -> int:
-    amount = str(amounts_of(container).get(WHOLE_GPU, "0"))
-    return int(amount) if amount.isdecimal() else 0
 
 
 def _stock(
@@ -247,8 +241,11 @@ def _stock(
     rooms = {host.name: host.room for host in hosts}
     now, homeless = stay(_tenants(engines, rooms, "now"), hosts)
     kept = [engine for engine in engines if engine.name not in homeless]
-    bankable = _best(kept, rooms, hosts, "bankable", now)
-    potential = _best(kept, rooms, hosts, "potential", bankable)
+    asked = {scenario: _tenants(kept, rooms, scenario) for scenario in AFTER}
+    # Where a pod that grew has no room among the others, everybody stays where it is.
+    bankable = pack(asked["bankable"], hosts, now) or now
+    same = asked["potential"] == asked["bankable"]
+    potential = bankable if same else pack(asked["potential"], hosts, bankable) or bankable
     namespaces = {engine.name: engine.key.namespace for engine in kept}
     card_prices = {
         card: prices.price(namespaces[names[0]], nodes[card[0]])
@@ -262,7 +259,7 @@ def _stock(
         now=now,
         bankable=bankable,
         potential=potential,
-        least=least_cards(_tenants(kept, rooms, "potential"), hosts),
+        least=least_cards(asked["potential"], hosts),
         prices=card_prices,
     )
     full = "its node has fewer GPUs than its pods ask for, by what its labels say"
@@ -285,14 +282,3 @@ def _tenants(engines: Sequence[Engine], rooms: Mapping[str, tuple[int, ...]], sc
             )
         )
     return found
-
-
-def _best(
-    engines: Sequence[Engine],
-    rooms: Mapping[str, tuple[int, ...]],
-    hosts: Sequence[Host],
-    scenario: Scenario,
-    standing: Packing,
-) -> Packing:
-    """Where a pod that grew has no room among the others, everybody stays where it is."""
-    return pack(_tenants(engines, rooms, scenario), hosts, standing) or standing

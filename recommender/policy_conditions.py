@@ -1,4 +1,6 @@
-"""Can a VLLMPolicy be followed? Said on the policy itself, as the condition `Valid`. Pure."""
+"""Can a VLLMPolicy, an AutomatedNamespace or the ClusterAutomation be followed? Said on the object itself, as the
+condition `Valid`. Pure.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,14 @@ from pydantic import ValidationError
 
 from recommender.api.object_store import Raw
 from recommender.api.objects import Condition
-from recommender.api.policies import VALID, PolicyStatus
-from recommender.conditions import Verdict, with_transitions
+from recommender.api.policies import VALID, SettingStatus
+from recommender.conditions import CONTRADICTORY, Verdict, with_transitions
+from recommender.policy_contradictions import contradictions
 from recommender.resolution import ResolvedPolicy
 
 
-def judged(raw: Raw, policy: ResolvedPolicy, now: float) -> Raw | None:
-    """The object `raw` with its condition, `policy` being what was read of it; None where it says that already."""
-    verdict = _verdict(policy)
+def judged(raw: Raw, verdict: Verdict, now: float) -> Raw | None:
+    """The object `raw` with its condition; None where it says that already."""
     generation = raw["metadata"].get("generation")
     before = tuple(_conditions(raw))
     stood = next((condition for condition in before if condition.type == VALID), None)
@@ -27,16 +29,29 @@ def judged(raw: Raw, policy: ResolvedPolicy, now: float) -> Raw | None:
     ):
         return None
     [condition] = with_transitions([verdict], before, now)
-    status = PolicyStatus(conditions=[condition.model_copy(update={"observed_generation": generation})])
+    status = SettingStatus(conditions=[condition.model_copy(update={"observed_generation": generation})])
     return {**raw, "status": status.to_json()}
 
 
-def _verdict(policy: ResolvedPolicy) -> Verdict:
+def verdict_on_policy(policy: ResolvedPolicy) -> Verdict:
+    """`policy` is what was read of the object."""
     if policy.fault is None:
+        odd = contradictions(policy.spec) if policy.spec is not None else ()
+        if odd:
+            return Verdict(VALID, "True", CONTRADICTORY, f"workloads are sized by it. {'; '.join(odd)}")
         return Verdict(VALID, "True", "Understood", "workloads are sized by it")
     if policy.spec is not None:
         return Verdict(VALID, "False", "LastValidGoesOn", f"its last valid version goes on: {policy.fault}")
     return Verdict(VALID, "False", "Invalid", f"no workload is sized by it: {policy.fault}")
+
+
+def verdict_on_automation(fault: str | None, goes_on: bool) -> Verdict:
+    """`fault` is what is wrong with the object, `goes_on` whether its last valid version is known."""
+    if fault is None:
+        return Verdict(VALID, "True", "Understood", "it is followed")
+    if goes_on:
+        return Verdict(VALID, "False", "LastValidGoesOn", f"what it said before goes on: {fault}")
+    return Verdict(VALID, "False", "Invalid", f"it counts as absent: {fault}")
 
 
 def _conditions(raw: Raw) -> Iterator[Condition]:

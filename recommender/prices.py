@@ -1,6 +1,7 @@
-"""What an hour of a GPU costs: by the user's own map, or by a dated table that comes with us; never a guess.
+"""What an hour of a GPU costs: by the user's own map, by who knows the node's bill, or by a dated table that comes with
+us; never a guess.
 
-The table knows one cloud in one region. Whatever neither of them names has no price, and the reason says what to write
+The table knows one cloud in one region. Whatever none of them names has no price, and the reason says what to write
 into the map.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from importlib import resources
@@ -88,16 +90,31 @@ def _table() -> _Table:
     return _Table.model_validate_json((resources.files("recommender") / "price_table.json").read_bytes())
 
 
-class Prices:
-    """Prices of GPUs by where they are. `own`: what the user says, None where nothing."""
+@dataclass(frozen=True)
+class NodePrices:
+    """What somebody who knows the bills says that one GPU of a node costs an hour, by node; `source` is who."""
 
-    def __init__(self, own: PriceMap | None = None) -> None:
+    per_hour: Mapping[str, float]
+    day: date
+    source: str
+
+
+class Prices:
+    """Prices of GPUs by where they are. `own`: what the user says, `nodes`: what is known of single nodes; None where
+    nothing is. Those of nodes are taken to be in the currency of the user's map, or in the table's."""
+
+    def __init__(self, own: PriceMap | None = None, nodes: NodePrices | None = None) -> None:
         self._own = own
+        self._nodes = nodes
+
+    def with_nodes(self, nodes: NodePrices | None) -> Prices:
+        """The same, and what is known of single nodes."""
+        return Prices(self._own, nodes)
 
     def price(self, namespace: str, node: GpuNode | None) -> Price | Unpriced:
         """Of one GPU on `node` that a pod of `namespace` uses; `node` is None where the pod runs on none that is known.
 
-        The user's map comes first: namespace, instance type, product; then the table.
+        The user's map comes first: namespace, instance type, product; then what is known of the node, then the table.
         """
         own = self._own
         if own is not None and namespace in own.namespaces:
@@ -108,6 +125,9 @@ class Prices:
             return _own_price(own, own.instance_types[node.instance_type], f"instance type {node.instance_type}")
         if own is not None and node.product in own.products:
             return _own_price(own, own.products[node.product], f"product {node.product}")
+        if self._nodes is not None and node.name in self._nodes.per_hour:
+            currency = own.currency if own is not None else _table().currency
+            return Price(self._nodes.per_hour[node.name], currency, self._nodes.day, self._nodes.source)
         return self._by_table(node)
 
     def _by_table(self, node: GpuNode) -> Price | Unpriced:

@@ -1,4 +1,4 @@
-"""The recommender's own port: `/metrics`, `/healthz`, `/readyz`."""
+"""The recommender's own port: `/metrics`, `/healthz`, `/readyz`, and the HTTP API where it is asked for."""
 
 from __future__ import annotations
 
@@ -10,8 +10,18 @@ from fastapi import FastAPI, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from recommender.http_api import ROOT, HttpApi
 
-def probes(registry: CollectorRegistry, alive: Callable[[], str | None], ready: Callable[[], str | None]) -> FastAPI:
+_PATIENCE_SECONDS = 5
+"""For so long requests that have come are answered after a signal."""
+
+
+def probes(
+    registry: CollectorRegistry,
+    alive: Callable[[], str | None],
+    ready: Callable[[], str | None],
+    api: HttpApi | None = None,
+) -> FastAPI:
     """The application. `alive` and `ready` return None, or what is wrong."""
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -30,6 +40,8 @@ def probes(registry: CollectorRegistry, alive: Callable[[], str | None], ready: 
     async def readyz() -> Response:
         return answer(ready())
 
+    if api is not None:
+        application.mount(ROOT, api.application)
     return application
 
 
@@ -37,7 +49,15 @@ class ProbeServer(uvicorn.Server):
     """uvicorn beside other tasks: signals are the service's business."""
 
     def __init__(self, application: FastAPI) -> None:
-        super().__init__(uvicorn.Config(application, log_config=None, access_log=False, lifespan="off"))
+        super().__init__(
+            uvicorn.Config(
+                application,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=_PATIENCE_SECONDS,
+            )
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -10,37 +10,35 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from recommender.api.object_store import ObjectStore, Raw
 from recommender.api.objects import InvalidObjectError
 from recommender.api.owners import OwnerKey, Ownership
-from recommender.api.policies import PolicySpec, VLLMPolicy
-from recommender.api.recommendations import LossBudget, Savings, TargetRef, VLLMRecommendation
-from recommender.api.units import format_bytes
+from recommender.api.policies import AutomatedNamespace, ClusterAutomation, PolicySpec, VLLMPolicy
+from recommender.api.recommendations import TargetRef, VLLMRecommendation
 from recommender.api.workloads import recommendation_name
 from recommender.autoscaling import Autoscaler, autoscalers_of
 from recommender.cards import on_card
-from recommender.claiming import ensure_claim, is_there
-from recommender.consequences import Market, with_consequences
+from recommender.consequences import Market
 from recommender.discovery import REFUSED, Census, census_of, discover, ensure_plugin
-from recommender.evaluation import Evaluation, evaluate
+from recommender.evaluating import Evaluator
+from recommender.expiries import is_over
 from recommender.fallback import Fallback
 from recommender.gpu_nodes import gpu_nodes
-from recommender.history import History, Memory
+from recommender.history import History
 from recommender.history_files import UnreadableHistoryError
 from recommender.intervals import interval_seconds
 from recommender.keys import WorkloadKey
 from recommender.kv_demands import demands_of
-from recommender.observation import Observer, reports_of
-from recommender.policy_conditions import judged
+from recommender.observation import IntervalSource, Observer, reports_of
+from recommender.policy_conditions import judged, verdict_on_automation, verdict_on_policy
 from recommender.prices import Prices
 from recommender.readings import Readings
 from recommender.resolution import Resolver
 from recommender.scraping import Scraper
 from recommender.telemetry import Telemetry
-from recommender.trends import CLUSTER, allocatable_point, point_of
-from recommender.windows import ROLLING_PARTS
+from recommender.trends import CLUSTER, allocatable_point
 from recommender.workload_states import PodReport, WorkloadState, newest_of
 
 logger = logging.getLogger(__name__)
@@ -49,23 +47,13 @@ _SCRAPES_PER_INTERVAL = 2
 _LONGEST_PERIOD_SECONDS = 30.0
 """The plugin's peaks are those of the last 60 s: looked at twice as often, none is missed."""
 SHORTEST_PERIOD_SECONDS = 0.5
+_LONGEST_BUSY_SECONDS = 0.01
 
 
 def scrape_period(windows: Iterable[float]) -> float:
     """Seconds between two rounds: two in the shortest interval in use, within what plugins and pods can bear."""
     shortest = interval_seconds(min(windows, default=math.inf)) / _SCRAPES_PER_INTERVAL
     return min(max(shortest, SHORTEST_PERIOD_SECONDS), _LONGEST_PERIOD_SECONDS)
-
-
-@dataclass(frozen=True)
-class _Evaluated:
-    """When and from what a workload was evaluated last."""
-
-    slot: int
-    inputs: tuple[object, ...]
-    recommended: bool
-    loss_budget: LossBudget | None
-    savings: Savings | None
 
 
 class Recommender:
@@ -79,15 +67,18 @@ class Recommender:
         telemetry: Telemetry,
         prices: Callable[[], Prices] = Prices,
         look: Callable[[], Census] | None = None,
+        source: IntervalSource | None = None,
     ) -> None:
-        """`look` tells the pods and their owners where the store does not list them whole."""
+        """`look` tells the pods and their owners where the store does not list them whole; intervals come from
+        `source` where there is one."""
         self._store = store
         self._history = history
         self._scraper = scraper
         self._telemetry = telemetry
         self._prices = prices
         self._market = Market()
-        self._observer = Observer(history, telemetry)
+        self._observer = Observer(history, telemetry, source)
+        self._evaluator = Evaluator(store, history, self._observer, telemetry)
         self._fallback = Fallback()
         self._known_policies = history.policies()
         self._stored_policies = dict(self._known_policies)
@@ -96,10 +87,6 @@ class Recommender:
         self._look = look or functools.partial(census_of, store)
         self._ownership = Ownership()
         self._autoscalers: dict[OwnerKey, tuple[Autoscaler, ...]] = {}
-        self._own_pools: dict[tuple[WorkloadKey, str], int] = {}
-        self._evaluated: dict[WorkloadKey, _Evaluated] = {}
-        self._troubles: dict[WorkloadKey, str] = {}
-        self._claims: dict[WorkloadKey, str | None] = {}
         self.period = SHORTEST_PERIOD_SECONDS
         """Seconds until the next round is due."""
         self.longest_look = 0.0
@@ -122,6 +109,7 @@ class Recommender:
             await self._round()
         except UnreadableHistoryError as error:
             self._stored_policies = {}
+            self._observer.begin_anew()
             aside = self._history.start_anew()
             logger.error("%s; it was set aside as %s and a new history begins", error, aside)
 
@@ -159,35 +147,43 @@ class Recommender:
         self.period = scrape_period(windows.values())
         self._store_policies()
         now = time.time()
+        for key in [key for key, state in states.items() if self._is_over(state, windows[key], now)]:
+            self._remove(key)
+            del states[key], windows[key]
         self._judge_policies(now)
         policies = {key: state.policy.spec or PolicySpec() for key, state in states.items()}
         estimates = self._fallback.observe(looks, policies, [*silent, *bare])
         self._telemetry.estimated_pods.set(len(estimates))
         scrapes = [on_card(scrape, states[scrape.pod.key].previous, self._market.nodes) for scrape in scrapes]
         reports = reports_of(pods, self._observer.observe(scrapes, windows, now, self.period), estimates)
+        paused = time.monotonic()
         for key, state in states.items():
-            self._evaluate_if_due(replace(state, reports=reports.get(key, ())), windows[key], now)
-            # Probes are answered between two workloads.
-            await asyncio.sleep(0)
+            whole = replace(state, reports=reports.get(key, ()))
+            self._evaluator.evaluate_if_due(whole, windows[key], self._market, now)
+            if time.monotonic() - paused > _LONGEST_BUSY_SECONDS:
+                # Probes are answered between two workloads.
+                await asyncio.sleep(0)
+                paused = time.monotonic()
         self._observer.store_memories()
-        self._observer.keep_point(CLUSTER, now, allocatable_point(nodes))
+        cluster = allocatable_point(nodes)
+        self._observer.keep_point(CLUSTER, now, cluster)
         self._readings.forget_unread()
         self._said, self._saying = self._saying, set()
-        self._evaluated = {key: self._evaluated[key] for key in states if key in self._evaluated}
-        self._troubles = {key: self._troubles[key] for key in states if key in self._troubles}
-        self._claims = {key: self._claims[key] for key in states if key in self._claims}
-        running = {(pod.key, pod.fingerprint) for pod in pods}
-        self._own_pools = {one: size for one, size in self._own_pools.items() if one in running}
-        self._telemetry.kv_demands(demands_of(scrapes, self._own_pools))
+        self._evaluator.keep(states, {(pod.key, pod.fingerprint) for pod in pods})
+        self._telemetry.kv_demands(demands_of(scrapes, self._evaluator.own_pools))
         conflicts = {key: len(state.autoscaler_conflicts) for key, state in states.items()}
         self._telemetry.autoscaler_conflicts({key: count for key, count in conflicts.items() if count})
-        recommended = sum(one.recommended for one in self._evaluated.values())
+        recommended = self._evaluator.recommended
         self._telemetry.workloads.labels("true").set(recommended)
         self._telemetry.workloads.labels("false").set(len(states) - recommended)
-        self._telemetry.loss_budgets(
-            {key: one.loss_budget for key, one in self._evaluated.items() if one.loss_budget is not None}
+        self._telemetry.loss_budgets(self._evaluator.loss_budgets)
+        self._telemetry.savings(self._evaluator.savings)
+        shown = self._telemetry.figures
+        shown.workloads, shown.pods, shown.allocatable_bytes = (
+            self._evaluator.figures,
+            found.injected,
+            cluster.allocatable_bytes,
         )
-        self._telemetry.savings({key: one.savings for key, one in self._evaluated.items() if one.savings is not None})
         self._telemetry.last_round.set(now)
 
     def stop(self) -> None:
@@ -238,8 +234,20 @@ class Recommender:
         autoscalers = tuple(dict.fromkeys(itertools.chain.from_iterable(scaled)))
         return WorkloadState(key, reports, automation, policy, self._previous(stored), owner, autoscalers)
 
+    def _is_over(self, state: WorkloadState, window_seconds: float, now: float) -> bool:
+        owner_is_known = (state.key.namespace, state.key.workload) in self._ownership.owners
+        return is_over(state, owner_is_known, window_seconds, now)
+
+    def _remove(self, key: WorkloadKey) -> None:
+        self._put(
+            functools.partial(self._store.delete, VLLMRecommendation.KIND, key.namespace, _name_for(key)),
+        )
+        logger.info("%s: nobody owns it and nothing of it was seen for a window; its recommendation is removed", key)
+
     def _store_policies(self) -> None:
         """Keep the last valid spec of each policy, also in a history that begins anew."""
+        for name, spec in self._observer.recalled(self._known_policies).items():
+            self._known_policies.setdefault(name, spec)
         for name, spec in self._known_policies.items():
             if self._stored_policies.get(name) != spec and self._observer.stored(
                 functools.partial(self._history.remember_policy, name, spec)
@@ -247,10 +255,17 @@ class Recommender:
                 self._stored_policies[name] = spec
 
     def _judge_policies(self, now: float) -> None:
-        """Say on each policy whether it is followed as it stands."""
-        for raw in self._store.list(VLLMPolicy.KIND):
+        """Say on each policy, and on what turns automation on, whether it is followed as it stands."""
+        kinds = (VLLMPolicy, AutomatedNamespace, ClusterAutomation)
+        for kind, raw in ((one, raw) for one in kinds for raw in self._store.list(one.KIND)):
             name = raw["metadata"].get("name")
-            said = judged(raw, self._resolver.policy(name), now) if name else None
+            if not name:
+                continue
+            if kind is VLLMPolicy:
+                verdict = verdict_on_policy(self._resolver.policy(name))
+            else:
+                verdict = verdict_on_automation(*self._resolver.automation_fault(kind, name))
+            said = judged(raw, verdict, now)
             if said is not None:
                 self._put(functools.partial(self._store.apply_status, said))
 
@@ -267,73 +282,6 @@ class Recommender:
             return VLLMRecommendation.from_json({**raw, "status": {}})
         return None
 
-    def _evaluate_if_due(self, state: WorkloadState, window_seconds: float, now: float) -> None:
-        slot = math.floor(now / interval_seconds(window_seconds))
-        inputs = _inputs(state)
-        last = self._evaluated.get(state.key)
-        if last is not None and last.slot == slot and last.inputs == (*inputs, self._claim_is_there(state.key)):
-            return
-        with self._telemetry.evaluation_seconds.time():
-            try:
-                evaluation, written = self._evaluate(state, window_seconds, now)
-            except UnreadableHistoryError:
-                raise
-            except Exception as error:
-                # One workload's trouble is not the others'.
-                self._telemetry.evaluations.labels("failed").inc()
-                trouble = f"{type(error).__name__}: {error}"
-                if self._troubles.get(state.key) != trouble:
-                    logger.error("%s cannot be evaluated: %s", state.key, trouble)
-                self._troubles[state.key] = trouble
-                return
-        self._troubles.pop(state.key, None)
-        self._telemetry.evaluations.labels("written" if written else "unchanged").inc()
-        status = evaluation.recommendation.status
-        inputs = (*inputs, self._claim_is_there(state.key))
-        recommended = status.target is not None
-        self._evaluated[state.key] = _Evaluated(slot, inputs, recommended, status.loss_budget, status.savings)
-        _log_change(state, evaluation)
-
-    def _claim_is_there(self, key: WorkloadKey) -> bool:
-        """Whether the ResourceClaimTemplate that was asked for last can be pointed at."""
-        return is_there(self._store, key.namespace, self._claims.get(key))
-
-    def _evaluate(self, state: WorkloadState, window_seconds: float, now: float) -> tuple[Evaluation, bool]:
-        fingerprint, policy = state.fingerprint or "", state.policy
-        # The first interval of the window may begin half of itself before it.
-        since = now - window_seconds - interval_seconds(window_seconds) / 2
-        series = self._history.series(state.key, fingerprint, since)
-        candidates = self._history.candidates(
-            state.key, fingerprint, policy.digest, now - window_seconds / ROLLING_PARTS
-        )
-        standing = self._history.standing(state.key, fingerprint)
-        evaluation = evaluate(state, series, candidates, now, standing)
-        if evaluation.assessment.pools is not None:
-            self._own_pools[state.key, fingerprint] = evaluation.assessment.pools.own_bytes
-        claim = self._claims[state.key] = ensure_claim(self._store, evaluation.recommendation, state)
-        shown = claim if self._claim_is_there(state.key) else None
-        completed = with_consequences(evaluation.recommendation, state, self._market, shown)
-        evaluation = replace(evaluation, recommendation=completed)
-        write = self._store.apply if state.previous is None else self._store.apply_status
-        written = write(evaluation.recommendation.to_json())
-        found = evaluation.assessment
-        sizing = found.sizing
-        candidate = sizing.candidate_bytes if sizing is not None else None
-        self._observer.remember(
-            Memory(
-                workload=state.key,
-                fingerprint=fingerprint,
-                policy=policy.digest,
-                at=now,
-                candidate_bytes=candidate,
-                candidate_expires=now + window_seconds / ROLLING_PARTS,
-                standing=evaluation.standing,
-                standing_expires=now + window_seconds,
-                point=point_of(found.window, found.engines, found.pools, completed.status.target),
-            )
-        )
-        return evaluation, written
-
 
 def _place(raw: Raw) -> tuple[str | None, str | None]:
     return raw["metadata"].get("namespace"), raw["metadata"].get("name")
@@ -345,45 +293,3 @@ def _name_for(key: WorkloadKey) -> str:
 
 def _window_seconds(state: WorkloadState) -> float:
     return (state.policy.spec or PolicySpec()).observation_window_seconds
-
-
-def _inputs(state: WorkloadState) -> tuple[object, ...]:
-    """What, when it changes, makes an evaluation due before the interval is over."""
-    pods = tuple(
-        (
-            report.pod.identity,
-            report.pod.fingerprint,
-            report.pod.ready,
-            report.pod.failure,
-            report.reporting,
-            report.estimate is not None,
-            tuple(engine.blocks for engine in report.engines),
-        )
-        for report in state.reports
-    )
-    previous = (_has_status(state.previous), _is_stored(state.previous))
-    return (state.automation, state.autoscalers, state.policy.digest, state.policy.fault, previous, pods)
-
-
-def _has_status(recommendation: VLLMRecommendation | None) -> bool:
-    return recommendation is not None and bool(recommendation.status.conditions)
-
-
-def _is_stored(recommendation: VLLMRecommendation | None) -> bool:
-    """Whether the store has taken it: what belongs to it can be made."""
-    return recommendation is not None and recommendation.metadata.resource_version is not None
-
-
-def _log_change(state: WorkloadState, evaluation: Evaluation) -> None:
-    """One line when the size changes or comes or goes."""
-    before = state.previous.status.target if state.previous else None
-    target = evaluation.recommendation.status.target
-    if (before and before.kv_bytes) == (target and target.kv_bytes):
-        return
-    logger.info(
-        "%s: KV %s -> %s (%s)",
-        state.key,
-        format_bytes(before.kv_bytes) if before else "none",
-        format_bytes(target.kv_bytes) if target else "none",
-        target.bound_by if target else "withdrawn",
-    )

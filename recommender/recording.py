@@ -64,9 +64,10 @@ class Recorder:
         current = engine.open
         if current is None:
             current = engine.open = _Open(start, window_seconds, sample.facts)
-        elif window_seconds < current.window_seconds:
+        elif window_seconds < current.window_seconds or at < current.start:
             # Another policy holds: with intervals of its length, what is counted must not wait for the end of a longer
-            # one. A longer window waits for the end of the shorter interval, which is near.
+            # one. A longer window waits for the end of the shorter interval, which is near. Nor must it wait for a time
+            # that a clock, set back since, may not reach in years.
             current.start, current.window_seconds = start, window_seconds
         last = engine.last
         if last is not None and at - last.seen_at <= window_seconds:

@@ -112,6 +112,11 @@ class Resolver:
             before = self._resolved[name] = ResolvedPolicy(name, spec, fault)
         return before
 
+    def automation_fault(self, kind: type[ApiObject], name: str) -> tuple[str | None, bool]:
+        """What is wrong with an AutomatedNamespace or ClusterAutomation, and whether what it said before goes on."""
+        self._read(kind, name)
+        return self._faults.get((kind.KIND, name)), (kind.KIND, name) in self._last_read
+
     def _read(self, kind: type[_Kind], name: str) -> _Kind | None:
         raw = self._store.get(kind.KIND, None, name)
         if raw is None:

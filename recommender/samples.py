@@ -18,6 +18,17 @@ class RefusedSampleError(ValueError):
     """A page that cannot be believed; the message says what is wrong with it."""
 
 
+ASLEEP, KVCACHED, NO_KV_CACHE = "Asleep", "ManagedByKvcached", "NoKVCache"
+
+
+class NothingToSizeError(RefusedSampleError):
+    """A page that is as it should be, and says nothing of a pool's size. `reason`: why, in a word for programs."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Counters:
     """Counters of one engine since it started. `reuse` is the packed histogram (`histograms.pack`)."""
@@ -53,6 +64,8 @@ class Rank:
     block_bytes: int
     total_bytes: int
     allocated_bytes: int
+    reserved_bytes: int = 0
+    """What vLLM takes off the bytes that it is told for the KV cache, to decode pictures."""
 
     @property
     def outside_pool_bytes(self) -> int:
@@ -78,6 +91,10 @@ class EngineFacts:
     ranks: tuple[Rank, ...]
     windows: bool = False
     """Some KV cache groups have a sliding window: the curve is an approximation."""
+    max_model_len: int = 0
+    """Tokens of the longest request that is taken; 0 where it is not known."""
+    override: str = ""
+    """What became of the sizes that the plugin was to set: one of `names.OVERRIDE_…`, empty where it is not known."""
 
     @property
     def blocks(self) -> int:

@@ -1,4 +1,4 @@
-"""Fetching the plugins' pages: all pods at once, few at a time, none for longer than the deadline."""
+"""Fetching the plugins' pages: each pod at its own time of a round, few at once, none for longer than the deadline."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -16,7 +17,7 @@ import aiohttp
 
 from recommender.discovery import Pod
 from recommender.exposition import parse_page
-from recommender.samples import PodSample, RefusedSampleError
+from recommender.samples import NothingToSizeError, PodSample, RefusedSampleError
 from recommender.vllm_pages import VLLMSample, parse_vllm_page
 from vllm_plugin.names import COMPACT_TYPE
 
@@ -30,6 +31,10 @@ CONCURRENT_SCRAPES = 64
 PATIENCE_SECONDS = 0.5
 """Whoever has not answered by then no longer counts among them: a zone that cannot be reached must not hold up the rest
 of the fleet. Some 700 connections at most are open at a time."""
+SPREAD_SECONDS_A_POD = 0.001
+LONGEST_SPREAD_SECONDS = 10.0
+"""Over so long a fleet's looks are spread: neither the network nor this process meets them all at one moment. Each pod
+has its own place in it, so that it is looked at evenly from round to round."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Scrape:
     seconds: float
     sample: PodSample | None = None
     fault: str | None = None
+    aside: str | None = None
+    """The reason, in a word, where the page is as it should be and there is nothing to size."""
 
 
 @dataclass(frozen=True)
@@ -81,21 +88,27 @@ class Scraper:
 
     def longest(self, pods: int) -> float:
         """Seconds until so many pods have been looked at where none of them answers."""
-        return math.ceil(pods / CONCURRENT_SCRAPES) * PATIENCE_SECONDS + self._deadline_seconds
+        waiting = math.ceil(pods / CONCURRENT_SCRAPES) * PATIENCE_SECONDS
+        return _spread(pods) + waiting + self._deadline_seconds
 
     async def scrape(self, pods: Sequence[Pod]) -> list[Scrape]:
         """Look at every pod that has an address."""
-        return list(await asyncio.gather(*(self._scrape(pod, pod.address) for pod in pods if pod.address)))
+        known = [(pod, pod.address) for pod in pods if pod.address]
+        spread = _spread(len(known))
+        return list(await asyncio.gather(*(self._scrape(pod, address, spread) for pod, address in known)))
 
     async def look_at_vllm(self, pods: Sequence[Pod]) -> list[VLLMScrape]:
         """vLLM's own page of every pod that has one; those that show nothing are left out."""
         known = [(pod, pod.vllm_address) for pod in pods if pod.vllm_address]
-        looks = await asyncio.gather(*(self._look_at_vllm(pod, address) for pod, address in known))
+        spread = _spread(len(known))
+        looks = await asyncio.gather(*(self._look_at_vllm(pod, address, spread) for pod, address in known))
         return [look for look in looks if look is not None]
 
     @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """A place among the few that are looked at, for the length of the block or of our patience."""
+    async def _turn(self, pod: Pod, spread: float) -> AsyncIterator[None]:
+        """A place among the few that are looked at, for the length of the block or of our patience; `pod` takes it at
+        its own time of the next `spread` seconds."""
+        await asyncio.sleep(_share(pod) * spread)
         await self._gate.acquire()
         place = contextlib.ExitStack()
         place.callback(self._gate.release)
@@ -106,8 +119,8 @@ class Scraper:
             patience.cancel()
             place.close()
 
-    async def _look_at_vllm(self, pod: Pod, address: tuple[str, int]) -> VLLMScrape | None:
-        async with self._turn():
+    async def _look_at_vllm(self, pod: Pod, address: tuple[str, int], spread: float) -> VLLMScrape | None:
+        async with self._turn(pod, spread):
             try:
                 async with asyncio.timeout(self._deadline_seconds):
                     page = await self._page(*address)
@@ -116,15 +129,18 @@ class Scraper:
                 # What matters is why the plugin does not answer, and that is said.
                 return None
 
-    async def _scrape(self, pod: Pod, address: tuple[str, int]) -> Scrape:
-        async with self._turn():
+    async def _scrape(self, pod: Pod, address: tuple[str, int], spread: float) -> Scrape:
+        async with self._turn(pod, spread):
             began = time.monotonic()
             sample: PodSample | None = None
             fault: str | None = None
+            aside: str | None = None
             try:
                 async with asyncio.timeout(self._deadline_seconds):
                     page = await self._page(*address)
                 sample = parse_page(page, pod.uid)
+            except NothingToSizeError as error:
+                fault, aside = str(error), error.reason
             except RefusedSampleError as error:
                 fault = str(error)
             except TimeoutError:
@@ -134,7 +150,7 @@ class Scraper:
             except Exception as error:
                 # Whatever one pod answers, the others' round goes on.
                 fault = f"the page of {_shown(address)} cannot be read: {type(error).__name__}: {error}"
-            return Scrape(pod, time.time(), time.monotonic() - began, sample, fault)
+            return Scrape(pod, time.time(), time.monotonic() - began, sample, fault, aside)
 
     async def _page(self, host: str, port: int) -> str:
         if self._session is None:
@@ -145,6 +161,9 @@ class Scraper:
         async with self._session.get(f"http://{authority}:{port}/metrics", allow_redirects=False) as response:
             if response.status != HTTPStatus.OK:
                 raise RefusedSampleError(f"the plugin's port answers with HTTP {response.status}")
+            if response.content_length is None and not response.headers.get("Transfer-Encoding"):
+                # Cut off after a line, or within a number, it would look whole.
+                raise RefusedSampleError("the page does not say how long it is")
             async for chunk in response.content.iter_any():
                 body += chunk
                 if len(body) > LARGEST_PAGE_BYTES:
@@ -153,6 +172,16 @@ class Scraper:
             return body.decode()
         except UnicodeDecodeError as error:
             raise RefusedSampleError(f"the page is no text: {error}") from error
+
+
+def _spread(pods: int) -> float:
+    """Seconds over which so many looks are spread."""
+    return min(pods * SPREAD_SECONDS_A_POD, LONGEST_SPREAD_SECONDS)
+
+
+def _share(pod: Pod) -> float:
+    """Where in that time the pod has its place, 0 to 1; always the same."""
+    return zlib.crc32("/".join(pod.identity).encode()) / (1 << 32)
 
 
 def _shown(address: tuple[str, int]) -> str:

@@ -5,38 +5,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import signal
-import socket
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from recommender.api.apiserver.connection import ApiServer
 from recommender.api.listening import bound_socket
 from recommender.api.logs import log_to_stderr
-from recommender.api.object_store import FileObjectStore, ObjectStore
-from recommender.cluster_objects import ClusterObjects
-from recommender.discovery import Census
+from recommender.api.scopes import Scope
 from recommender.history import History
-from recommender.memory import keep_freed_memory
+from recommender.history_files import HistoryInUseError, UnreadableHistoryError, VolumeError
+from recommender.http_api import ApiSources, HttpApi
+from recommender.leading import clock
+from recommender.memory import collect_seldom, keep_freed_memory
+from recommender.opencost import OpenCost, OpenCostSettings
 from recommender.prices import PriceFile, Prices
 from recommender.probes import ProbeServer, probes
-from recommender.recommending import SHORTEST_PERIOD_SECONDS, Recommender
-from recommender.scraping import DEADLINE_SECONDS, Scraper
+from recommender.promql.backend import PrometheusBackend
+from recommender.promql.settings import PrometheusSettings
+from recommender.recommending import Recommender
+from recommender.rounds import Rounds
+from recommender.scraping import Scraper
+from recommender.sources import Objects, in_folder, on_api_server
 from recommender.telemetry import Telemetry
+from recommender.terms import Terms
 
 logger = logging.getLogger(__name__)
 
-_ROUNDS_MISSED = 5
-"""So many rounds late, the service calls itself unhealthy."""
-_EARLY = 20
-"""A round may come early so many times its length after the last one: pods come and go all the time where there are
-thousands, and are met soon enough in the next round; where there are few, the first one need not wait."""
-_LOOK_SECONDS = 0.1
-"""Between two looks whether the objects can be read."""
+_LOCK_SECONDS = 30.0
+"""A former leader has so long to end, and with it its lock on the history."""
+_LOCK_LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,19 @@ class RecommenderSettings:
     port: int = 9416
     kubeconfig: Path | None = None
     context: str | None = None
+    leader_elect: bool = True
+    """Whether others may run beside this one on the API server: then one of them leads, by a Lease in `namespace`."""
+    namespace: str = "vllm-rightsizer"
     prices: Path | None = None
     """File of the user's own prices."""
+    opencost: str | None = None
+    """URL of OpenCost's API, which is asked for what that file does not name."""
+    api: bool = False
+    """Whether the HTTP API is answered beside the probes."""
+    scope: Scope = Scope.OPT_IN
+    """Which namespaces' pods the webhook is asked about."""
+    prometheus: PrometheusSettings | None = None
+    """Where intervals come from: then `history` is a cache of them. None for the recommender's own scrapes."""
 
 
 def serve(settings: RecommenderSettings) -> None:
@@ -59,18 +68,22 @@ def serve(settings: RecommenderSettings) -> None:
     it cannot start."""
     log_to_stderr()
     keep_freed_memory()
+    collect_seldom()
     asyncio.run(_until_signal(settings))
 
 
 async def run(settings: RecommenderSettings, stop: asyncio.Event) -> None:
     """Run until `stop` is set. What is counted is stored before it returns."""
     listening = bound_socket(settings.host, settings.port)
-    with contextlib.closing(listening), History.open(settings.history) as history:
-        telemetry = Telemetry()
-        async with _objects(settings, telemetry) as objects, Scraper() as scraper:
-            service = _Service(settings, history, scraper, telemetry, objects)
-            server = ProbeServer(probes(telemetry.registry, service.alive, service.ready))
+    telemetry = Telemetry()
+    with contextlib.closing(listening):
+        async with _priced(settings) as prices, _objects(settings, telemetry) as objects:
+            backend = PrometheusBackend(settings.prometheus, telemetry.registry) if settings.prometheus else None
+            terms = Terms(objects, telemetry, lambda waits: _work(settings, objects, telemetry, prices, waits, backend))
+            api = HttpApi(_answers(settings, objects, prices)) if settings.api else None
+            server = ProbeServer(probes(telemetry.registry, terms.alive, terms.ready, api))
             answering = asyncio.create_task(server.serve(sockets=[listening]))
+            answering.add_done_callback(lambda _: stop.set())
             logger.info(
                 "recommender: objects %s, history %s, probes on %s:%d",
                 objects.where,
@@ -78,117 +91,100 @@ async def run(settings: RecommenderSettings, stop: asyncio.Event) -> None:
                 settings.host,
                 listening.getsockname()[1],
             )
-            stopping = asyncio.create_task(stop.wait())
             try:
-                await service.rounds({stopping, answering})
+                await terms.run(stop)
             finally:
-                service.recommender.stop()
-                stopping.cancel()
+                if api is not None:
+                    api.close()
                 server.should_exit = True
                 await answering
     logger.info("recommender: stopped")
 
 
-@dataclass(frozen=True)
-class _Objects:
-    """Where objects are read and written: `revision` changes with what people say in them, `waiting` is what keeps them
-    from being read, and `trouble` what is not up to date."""
+@contextlib.asynccontextmanager
+async def _priced(settings: RecommenderSettings) -> AsyncIterator[Callable[[], Prices]]:
+    prices = PriceFile(settings.prices) if settings.prices is not None else Prices
+    if settings.opencost is None:
+        yield prices
+        return
+    opencost = OpenCost(OpenCostSettings(settings.opencost), prices)
+    async with opencost.running():
+        yield opencost
 
-    where: str
-    store: ObjectStore
-    revision: Callable[[], object]
-    look: Callable[[], Census] | None = None
-    waiting: Callable[[], str | None] = lambda: None
-    trouble: Callable[[], str | None] = lambda: None
+
+def _answers(settings: RecommenderSettings, objects: Objects, prices: Callable[[], Prices]) -> ApiSources:
+    """A recommender that stands by can answer as well: it reads the same objects, and the history that is there."""
+    return ApiSources(objects.store, settings.history, prices, objects.look, objects.waiting)
 
 
 @contextlib.asynccontextmanager
-async def _objects(settings: RecommenderSettings, telemetry: Telemetry) -> AsyncIterator[_Objects]:
+async def _objects(settings: RecommenderSettings, telemetry: Telemetry) -> AsyncIterator[Objects]:
     if settings.objects is not None:
-        folder = FileObjectStore(settings.objects)
-        yield _Objects(str(settings.objects), folder, folder.revision)
+        yield in_folder(settings.objects, settings.scope)
         return
-    server = await ApiServer.connect(settings.kubeconfig, settings.context)
-    try:
-        cluster = ClusterObjects(server, telemetry, instance=socket.gethostname())
-        async with cluster.running():
-            yield _Objects(
-                server.url,
-                cluster,
-                cluster.revision,
-                cluster.census,
-                lambda: None if cluster.synced else cluster.trouble,
-                lambda: cluster.trouble,
-            )
-    finally:
-        await server.close()
+    elections = settings.namespace if settings.leader_elect else None
+    async with on_api_server(settings.kubeconfig, settings.context, settings.scope, elections, telemetry) as objects:
+        yield objects
 
 
-class _Service:
-    """Rounds in time, and whether they are."""
+@contextlib.asynccontextmanager
+async def _work(
+    settings: RecommenderSettings,
+    objects: Objects,
+    telemetry: Telemetry,
+    prices: Callable[[], Prices],
+    waits: Callable[[str], None],
+    backend: PrometheusBackend | None,
+) -> AsyncIterator[Rounds]:
+    """What is done by whoever leads. Raises `HistoryError` where the history cannot be opened."""
+    async with Scraper() as scraper:
+        history = await _opened(settings.history, _LOCK_SECONDS if objects.leadership.shared else 0.0, waits)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(contextlib.closing(history))
+            source = await stack.enter_async_context(backend.source(history)) if backend is not None else None
 
-    def __init__(
-        self,
-        settings: RecommenderSettings,
-        history: History,
-        scraper: Scraper,
-        telemetry: Telemetry,
-        objects: _Objects,
-    ) -> None:
-        self._objects = objects
-        self._history = settings.history
-        self._telemetry = telemetry
-        self._ended = time.monotonic()
-        self._rounds = 0
-        self._fault: str | None = None
-        prices = PriceFile(settings.prices) if settings.prices is not None else Prices
-        self.recommender = Recommender(objects.store, history, scraper, telemetry, prices, objects.look)
+            def made() -> Recommender:
+                return Recommender(objects.store, history, scraper, telemetry, prices, objects.look, source)
 
-    async def rounds(self, until: set[asyncio.Task[Any]]) -> None:
-        """One round after the other, until one of the tasks is done."""
-        while not any(task.done() for task in until):
-            if self._objects.waiting() is not None:
-                # Nothing is wrong with this process: another one could do no more.
-                self._ended = time.monotonic()
-                await asyncio.wait(until, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                continue
-            began = time.monotonic()
             try:
-                await self.recommender.round()
-                self._rounds += 1
-                self._fault = self.recommender.fault
-            except Exception as error:
-                # A round may fail, the next one is tried all the same: a supervisor's restart could do no more.
-                self._fault = f"{type(error).__name__}: {error}"
-                logger.exception("a round failed")
-            self._ended = time.monotonic()
-            self._telemetry.history_bytes.set(_size(self._history))
-            # Spread a little, so that recommenders and pods do not fall into step.
-            next_round = began + self.recommender.period * random.uniform(0.9, 1.1)
-            await self._rest(until, next_round, self._ended + _EARLY * (self._ended - began))
+                recommender = made()
+            except UnreadableHistoryError as error:
+                logger.error("%s; it was set aside as %s and a new history begins", error, history.start_anew())
+                recommender = made()
+            try:
+                yield Rounds(recommender, objects, telemetry, settings.history)
+            finally:
+                recommender.stop()
 
-    def alive(self) -> str | None:
-        """What is wrong, where rounds no longer end."""
-        since = time.monotonic() - self._ended
-        # Many pods that do not answer are no reason to start anew.
-        patience = _ROUNDS_MISSED * (self.recommender.period + DEADLINE_SECONDS) + self.recommender.longest_look
-        if since > patience:
-            return f"no round of scrapes ended in the last {since:.0f} s"
-        return None
 
-    def ready(self) -> str | None:
-        """What is wrong, where recommendations are not kept up to date."""
-        fault = self.alive() or self._fault or self._objects.trouble()
-        return fault or (None if self._rounds else "the first round is not over")
+async def _opened(path: Path, patience_seconds: float, waits: Callable[[str], None]) -> History:
+    """The history, once whoever holds it has let go; for longer than `patience_seconds` that is not waited for."""
+    deadline = clock() + patience_seconds
+    while True:
+        # In a thread: a large file is read through, and meanwhile the lease has to be renewed.
+        opening = asyncio.ensure_future(asyncio.to_thread(History.open, path))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_closed)
+            raise
+        except HistoryInUseError as error:
+            if clock() >= deadline:
+                raise
+            waits(f"{error}; it is waited for, at most {patience_seconds:g} s")
+        except VolumeError as error:
+            if patience_seconds:
+                # Others have volumes of their own.
+                raise
+            # Another process could do no more here; somebody has to make room.
+            waits(f"{error}; it is tried again")
+        await asyncio.sleep(_LOCK_LOOK_SECONDS)
 
-    async def _rest(self, until: set[asyncio.Task[Any]], next_round: float, earliest: float) -> None:
-        """Wait for the next round; a pod that comes, or a policy that changes, waits no longer than till `earliest`."""
-        revision = self._objects.revision()
-        while (left := next_round - time.monotonic()) > 0:
-            pause = min(left, SHORTEST_PERIOD_SECONDS)
-            done, _ = await asyncio.wait(until, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
-            if done or (time.monotonic() >= earliest and self._objects.revision() != revision):
-                return
+
+def _closed(opening: asyncio.Future[History]) -> None:
+    """Nobody waits for it any more."""
+    if opening.exception() is None:
+        opening.result().close()
 
 
 async def _until_signal(settings: RecommenderSettings) -> None:
@@ -197,11 +193,3 @@ async def _until_signal(settings: RecommenderSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await run(settings, stop)
-
-
-def _size(history: Path) -> int:
-    total = 0
-    for suffix in ("", "-wal"):
-        with contextlib.suppress(FileNotFoundError):
-            total += Path(f"{history}{suffix}").stat().st_size
-    return total

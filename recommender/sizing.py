@@ -4,7 +4,8 @@ need = max(hit rate, demand, floor, minKV)         what the window asks for; whe
                                                    what the day's growth came to
 kept = need, or what was recommended before        a size sinks slowly: by a tenth at least, and to the most that
                                                    was asked for during the last W/6; it rises at once
-C    = min(kept, own pool, maxKV)                  grown beyond the own pool only under pressure
+C    = min(kept, own pool, maxKV)                  grown beyond the own pool only under pressure, and kept so
+                                                   for as long as the window shows that
 C    = max(C, today's pool)                        where the window shows pressure
 C    = min(C, device), in whole blocks
 """
@@ -56,6 +57,8 @@ class Sizing:
     message: str = ""
     conflict: str = ""
     """Where the policy cannot be followed, whatever the size: a sentence."""
+    shortage: str = ""
+    """Where the pods need more than they may get: a sentence that says how much."""
     bounds: tuple[Bound, ...] = ()
     candidate_bytes: int | None = None
     """What is to be remembered for `Before.candidates`: what the window asks for by itself, or, after a pause of the
@@ -100,9 +103,7 @@ def size(
     if growth is not None:
         return _grown(window, pools, policy, before, guards, growth)
     if before is not None:
-        message = "there is not enough data to change it: what was recommended before stays"
-        held = Bound(name=bounds.HELD, kv_bytes=before.kv_bytes, message=message)
-        return Sizing(guards, before.kv_bytes, bounds.HELD, message, bounds=(held, bounds.pool_bound(pools)))
+        return _held(window, pools, before, guards)
     message = "; ".join(guard.message for guard in guards if not guard.passed)
     return Sizing(guards, message=message, bounds=(bounds.pool_bound(pools),))
 
@@ -160,15 +161,38 @@ def _sized(
     choice.at_least(kept)
     if before is not None and not before.candidates and kept is not None:
         candidate = kept.kv_bytes
-    if growth is None:
+    pressure = bounds.pressure_bound(window, pools)
+    # What it grew to beyond the own pool stays until the window has forgotten why.
+    grown = pressure is not None and before is not None and before.kv_bytes > pools.own_bytes
+    if growth is None and not grown:
         choice.at_most(bounds.pool_bound(pools))
     else:
         choice.asked.append(bounds.pool_bound(pools))
         choice.at_least(growth)
     choice.at_most(bounds.max_kv_bound(policy, pools))
-    choice.at_least(bounds.pressure_bound(window, pools))
+    choice.at_least(pressure)
     return replace(
-        _in_blocks(window, pools, policy, choice, guards), candidate_bytes=candidate, knees=found, spending=spending
+        _in_blocks(window, pools, policy, choice, guards, growth),
+        candidate_bytes=candidate,
+        knees=found,
+        spending=spending,
+    )
+
+
+def _held(window: Window, pools: Pools, before: Before, guards: tuple[Guard, ...]) -> Sizing:
+    message = "there is not enough data to change it: what was recommended before stays"
+    choice = _Choice()
+    choice.at_least(Bound(name=bounds.HELD, kv_bytes=before.kv_bytes, message=message))
+    choice.asked.append(bounds.pool_bound(pools))
+    # Less than it has, not even if that was recommended before it became short.
+    choice.at_least(bounds.pressure_bound(window, pools))
+    decided = choice.decided
+    return Sizing(
+        guards,
+        choice.kv_bytes,
+        bounds.HELD if decided is None else decided.name,
+        message if decided is None else decided.message,
+        bounds=tuple(choice.asked),
     )
 
 
@@ -188,16 +212,16 @@ def _grown(
     choice.at_least(growth)
     choice.at_most(bounds.max_kv_bound(policy, pools))
     choice.at_least(bounds.pressure_bound(window, pools))
-    return _in_blocks(window, pools, policy, choice, guards)
+    return _in_blocks(window, pools, policy, choice, guards, growth)
 
 
 def _factor(policy: PolicySpec, spending: Spending | None, approximate: bool) -> float:
-    """g: smaller where a bad day can be mended, and for sure where it cannot though it should, or curves are rough."""
+    """g: smaller where a bad day can be mended; the larger one, whatever the policy says, where curves are rough."""
     if approximate:
         return bounds.CAUTION_FACTOR["High"]
-    if spending is None:
+    if spending is None or not spending.adaptable:
         return bounds.CAUTION_FACTOR[policy.caution]
-    return bounds.WATCHED_FACTOR[policy.caution] if spending.adaptable else bounds.CAUTION_FACTOR["High"]
+    return bounds.WATCHED_FACTOR[policy.caution]
 
 
 def _kept(candidate: int, before: Before | None) -> Bound | None:
@@ -223,6 +247,12 @@ def _kept(candidate: int, before: Before | None) -> Bound | None:
     )
 
 
+def _shortage(growth: Bound | None, kv_bytes: int) -> str:
+    if growth is None or growth.kv_bytes <= kv_bytes:
+        return ""
+    return f"that is not enough, and it may get no more: {growth.message}"
+
+
 def _whole_blocks(kv_bytes: int, pools: Pools) -> int:
     """Rounded up, as a pool is."""
     return -(-kv_bytes // pools.block_bytes) * pools.block_bytes
@@ -234,6 +264,7 @@ def _in_blocks(
     policy: PolicySpec,
     choice: _Choice,
     guards: tuple[Guard, ...],
+    growth: Bound | None,
 ) -> Sizing:
     """Round up to whole blocks, never beyond what the device has room for."""
     choice.at_most(bounds.device_bound(pools))
@@ -248,6 +279,7 @@ def _in_blocks(
         bound_by=choice.decided.name if choice.decided else "",
         message=choice.decided.message if choice.decided else "",
         conflict=bounds.max_kv_conflict(policy, pools),
+        shortage=_shortage(growth, kv_bytes),
         bounds=tuple(choice.asked),
         predicted_hit_rate=window.curve().hit_rate(kv_bytes) if window.lookup_tokens else None,
     )

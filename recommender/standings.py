@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from recommender.changes import Change
+from recommender.keys import WorkloadKey
+from recommender.trends import Point
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -16,3 +20,23 @@ class Standing:
     own_bytes: int = 0
     recommended_bytes: int | None = None
     policy: str | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What an evaluation leaves behind of a workload under a fingerprint. Times in seconds since the epoch."""
+
+    workload: WorkloadKey
+    fingerprint: str
+    policy: str
+    """Its digest."""
+    at: float
+    candidate_bytes: int | None
+    """What sizing asked for, so that a size sinks only when it has been asked for less for a while."""
+    candidate_expires: float
+    standing: Standing | None
+    standing_expires: float
+    point: Point | None = None
+    """For the dashboard."""
+    changes: tuple[Change, ...] = ()
+    """What happened to the recommendation."""

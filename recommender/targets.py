@@ -41,7 +41,8 @@ def target_of(sizing: Sizing, pools: Pools, engines: Sequence[EngineFacts]) -> T
         return None
     blocks = sizing.kv_bytes // pools.block_bytes
     ranks = [rank for engine in engines for rank in engine.ranks]
-    kv_bytes = blocks * max(rank.block_bytes for rank in ranks)
+    # What vLLM takes off these bytes comes on top of the pool.
+    kv_bytes = blocks * max(rank.block_bytes for rank in ranks) + max(rank.reserved_bytes for rank in ranks)
     allocations = [rank.outside_pool_bytes + blocks * rank.block_bytes for rank in ranks]
     utilization = max(
         utilization_of(allocation, rank.total_bytes) for allocation, rank in zip(allocations, ranks, strict=True)

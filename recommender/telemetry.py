@@ -9,8 +9,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from recommender.api.recommendations import LossBudget, Savings
 from recommender.discovery import Pod
+from recommender.gauge_tables import GaugeTable
 from recommender.keys import WorkloadKey
 from recommender.kv_demands import KVDemand
+from recommender.workload_figures import WorkloadCollector
 from vllm_plugin.names import PREFIX
 
 _NAME = PREFIX + "recommender_"
@@ -21,6 +23,8 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.figures = WorkloadCollector()
+        self.registry.register(self.figures)
         self.scrapes = Counter(
             _NAME + "scrapes",
             "Scrapes of plugins by outcome: ok, failed.",
@@ -57,49 +61,49 @@ class Telemetry:
         self.history_failures = Counter(
             _NAME + "history_failures", "Times that the store could not be written.", registry=self.registry
         )
-        self._loss_budget = Gauge(
+        of_workload = ("namespace", "kind", "workload", "container")
+        self._loss_budget = GaugeTable(
             PREFIX + "workload_loss_budget_spent_ratio",
             "What of the hit rate that a day may lose is lost so far: 1 is all of it.",
-            ["namespace", "kind", "workload", "container"],
+            of_workload,
             registry=self.registry,
         )
-        of_workload = ["namespace", "kind", "workload", "container"]
-        self._kv_demand_bytes = Gauge(
+        self._kv_demand_bytes = GaugeTable(
             PREFIX + "workload_kv_demand_bytes",
             "Most KV cache that requests needed within a minute, of all engines together; bytes of a rank each.",
             of_workload,
             registry=self.registry,
         )
-        self._kv_demand_ratio = Gauge(
+        self._kv_demand_ratio = GaugeTable(
             PREFIX + "workload_kv_demand_ratio",
             "The same of the average engine, as a share of the KV cache that the workload's own arguments make, "
             "whatever size it has now.",
             of_workload,
             registry=self.registry,
         )
-        self._kv_saturated_ratio = Gauge(
+        self._kv_saturated_ratio = GaugeTable(
             PREFIX + "workload_kv_saturated_ratio",
             "Share of the engines in which requests needed more KV cache than there is within a minute.",
             of_workload,
             registry=self.registry,
         )
-        self._autoscaler_conflicts = Gauge(
+        self._autoscaler_conflicts = GaugeTable(
             PREFIX + "workload_autoscaler_conflicts",
             "Autoscalers that go by the usage of a KV cache whose size is automated.",
             of_workload,
             registry=self.registry,
         )
-        labels = ["namespace", "kind", "workload", "container", "use"]
-        self._saved_gpus = Gauge(
+        of_savings = (*of_workload, "use")
+        self._saved_gpus = GaugeTable(
             PREFIX + "workload_savings_gpus",
             "Memory given back by all pods, in GPUs: bankable, others can be placed there, or potential.",
-            labels,
+            of_savings,
             registry=self.registry,
         )
-        self._saved_money = Gauge(
+        self._saved_money = GaugeTable(
             PREFIX + "workload_savings_money_per_month",
             "The same in money for 730 hours, where prices are known.",
-            [*labels, "currency"],
+            (*of_savings, "currency"),
             registry=self.registry,
         )
         self.object_writes = Counter(
@@ -118,9 +122,25 @@ class Telemetry:
             ["kind"],
             registry=self.registry,
         )
+        self.kinds_refused = Gauge(
+            _NAME + "kinds_refused",
+            "1 where objects of a kind may not be read, and what is about them is not done.",
+            ["kind"],
+            registry=self.registry,
+        )
         self.last_round = Gauge(
             _NAME + "last_round_timestamp_seconds", "When the last round of scrapes ended.", registry=self.registry
         )
+
+    def stand_by(self) -> None:
+        """Nothing is said of pods and workloads any more: another recommender says it."""
+        for metric in vars(self).values():
+            if isinstance(metric, Gauge | GaugeTable):
+                # Those without labels stay.
+                metric.clear()
+        self.figures.workloads, self.figures.pods, self.figures.allocatable_bytes = {}, (), None
+        self.pods.set(0)
+        self.estimated_pods.set(0)
 
     def without_plugin(self, pods: Iterable[Pod]) -> None:
         """All pods that there are without the plugin."""
@@ -131,40 +151,38 @@ class Telemetry:
 
     def loss_budgets(self, accounts: Mapping[WorkloadKey, LossBudget]) -> None:
         """Those of all workloads that have one; nothing is left of the others."""
-        self._loss_budget.clear()
-        for key, account in accounts.items():
-            spent = account.spent_tokens / account.budget_tokens if account.budget_tokens else 0.0
-            self._loss_budget.labels(key.namespace, key.workload.kind, key.workload.name, key.container).set(spent)
+        self._loss_budget.set(
+            (_labels(key), account.spent_tokens / account.budget_tokens if account.budget_tokens else 0.0)
+            for key, account in accounts.items()
+        )
 
     def kv_demands(self, demands: Mapping[WorkloadKey, KVDemand]) -> None:
         """Those of all workloads that report; nothing is left of the others."""
-        for gauge in (self._kv_demand_bytes, self._kv_demand_ratio, self._kv_saturated_ratio):
-            gauge.clear()
-        for key, demand in demands.items():
-            labels = _labels(key)
-            self._kv_demand_bytes.labels(*labels).set(demand.demand_bytes)
-            self._kv_saturated_ratio.labels(*labels).set(demand.saturated_ratio)
-            if demand.demand_ratio is not None:
-                self._kv_demand_ratio.labels(*labels).set(demand.demand_ratio)
+        found = [(_labels(key), demand) for key, demand in demands.items()]
+        self._kv_demand_bytes.set((labels, demand.demand_bytes) for labels, demand in found)
+        self._kv_demand_ratio.set(
+            (labels, demand.demand_ratio) for labels, demand in found if demand.demand_ratio is not None
+        )
+        self._kv_saturated_ratio.set((labels, demand.saturated_ratio) for labels, demand in found)
 
     def autoscaler_conflicts(self, counts: Mapping[WorkloadKey, int]) -> None:
         """How many each workload has; nothing is left of those that have none."""
-        self._autoscaler_conflicts.clear()
-        for key, count in counts.items():
-            self._autoscaler_conflicts.labels(*_labels(key)).set(count)
+        self._autoscaler_conflicts.set((_labels(key), count) for key, count in counts.items())
 
     def savings(self, found: Mapping[WorkloadKey, Savings]) -> None:
         """Those of all workloads that have a size; nothing is left of the others."""
-        self._saved_gpus.clear()
-        self._saved_money.clear()
-        for key, savings in found.items():
-            labels = (key.namespace, key.workload.kind, key.workload.name, key.container)
-            self._saved_gpus.labels(*labels, "bankable").set(savings.bankable_gpus)
-            self._saved_gpus.labels(*labels, "potential").set(savings.potential_gpus)
-            if savings.money is not None:
-                currency = savings.money.currency
-                self._saved_money.labels(*labels, "bankable", currency).set(savings.money.bankable_per_month)
-                self._saved_money.labels(*labels, "potential", currency).set(savings.money.potential_per_month)
+        all_of = [(_labels(key), savings) for key, savings in found.items()]
+        self._saved_gpus.set(
+            ((*labels, use), gpus)
+            for labels, savings in all_of
+            for use, gpus in (("bankable", savings.bankable_gpus), ("potential", savings.potential_gpus))
+        )
+        priced = [(labels, savings.money) for labels, savings in all_of if savings.money is not None]
+        self._saved_money.set(
+            ((*labels, use, money.currency), amount)
+            for labels, money in priced
+            for use, amount in (("bankable", money.bankable_per_month), ("potential", money.potential_per_month))
+        )
 
 
 def _labels(key: WorkloadKey) -> tuple[str, str, str, str]:

@@ -5,9 +5,10 @@ Read from the object store and the history beside a running recommender; nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from recommender.api.object_store import ObjectReader
 from recommender.api.objects import InvalidObjectError
@@ -18,6 +19,7 @@ from recommender.evaluation import assess
 from recommender.history import HistoryReader
 from recommender.intervals import interval_seconds
 from recommender.keys import WorkloadKey
+from recommender.policy_changes import PolicyChange
 from recommender.resolution import Resolver
 from recommender.standings import Standing
 from recommender.targets import target_of
@@ -41,6 +43,18 @@ class Outcome:
     parts_over: int
     intervals_over: int
 
+    def to_json(self) -> dict[str, Any]:
+        """camelCase, as in the API."""
+        return {
+            "kvBytes": self.kv_bytes,
+            "allocationBytes": self.allocation_bytes,
+            "boundBy": self.bound_by,
+            "hitRate": self.hit_rate,
+            "lostPoints": self.lost_points,
+            "partsOver": self.parts_over,
+            "intervalsOver": self.intervals_over,
+        }
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -55,11 +69,26 @@ class Comparison:
     then: Outcome | None
     reason: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """camelCase, as in the API."""
+        return {
+            "namespace": self.key.namespace,
+            "kind": self.key.workload.kind,
+            "name": self.key.workload.name,
+            "container": self.key.container,
+            "ownBytes": self.own_bytes,
+            "parts": self.parts,
+            "intervals": self.intervals,
+            "now": self.now.to_json() if self.now else None,
+            "then": self.then.to_json() if self.then else None,
+            "reason": self.reason,
+        }
+
 
 def what_if(
     store: ObjectReader,
     history_path: Path,
-    change: Callable[[PolicySpec], PolicySpec],
+    change: PolicyChange,
     namespace: str | None = None,
     workload: str | None = None,
 ) -> Iterator[Comparison]:
@@ -68,18 +97,29 @@ def what_if(
     Raises `HistoryError` where the history cannot be read.
     """
     with HistoryReader.open(history_path) as history:
-        resolver = Resolver(store, history.policies())
-        for raw in store.list(VLLMRecommendation.KIND, namespace):
-            try:
-                recommendation = VLLMRecommendation.from_json(raw)
-            except InvalidObjectError:
-                continue
-            reference = recommendation.spec.target_ref
-            key = WorkloadKey(recommendation.metadata.namespace or "", reference.workload, reference.container)
-            if workload in (None, reference.name):
-                resolved = recommendation.status.policy
-                policy = resolver.policy(resolved.value if resolved else DEFAULT_POLICY).spec or PolicySpec()
-                yield _compare(history, key, recommendation.status, policy, change(policy))
+        yield from comparisons(store, history, change, namespace, workload)
+
+
+def comparisons(
+    store: ObjectReader,
+    history: HistoryReader,
+    change: PolicyChange,
+    namespace: str | None = None,
+    workload: str | None = None,
+) -> Iterator[Comparison]:
+    """The same by a history that is open."""
+    resolver = Resolver(store, history.policies())
+    for raw in store.list(VLLMRecommendation.KIND, namespace):
+        try:
+            recommendation = VLLMRecommendation.from_json(raw)
+        except InvalidObjectError:
+            continue
+        reference = recommendation.spec.target_ref
+        key = WorkloadKey(recommendation.metadata.namespace or "", reference.workload, reference.container)
+        if workload in (None, reference.name):
+            resolved = recommendation.status.policy
+            policy = resolver.policy(resolved.value if resolved else DEFAULT_POLICY).spec or PolicySpec()
+            yield _compare(history, key, recommendation.status, policy, change(policy))
 
 
 def _compare(

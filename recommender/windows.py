@@ -157,9 +157,13 @@ class Window:
         """The curve of all pods together: the hit rate that the workload as a whole would have had."""
         return self._curve
 
-    def demand_peaks(self) -> list[float]:
-        """The highest demand of any pod, for each interval."""
+    @cached_property
+    def _demand_peaks(self) -> list[float]:
         return self._worst_of_each_interval("demand_peak_bytes")
+
+    def demand_peaks(self) -> Sequence[float]:
+        """The highest demand of any pod, for each interval."""
+        return self._demand_peaks
 
     def active_peaks(self) -> list[float]:
         """The most that running requests of any pod held, for each interval."""

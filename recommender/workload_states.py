@@ -26,6 +26,8 @@ class PodReport:
     engines: tuple[EngineFacts, ...] = ()
     fault: str | None = None
     estimate: Estimate | None = None
+    aside: str | None = None
+    """The reason, in a word, where its page is as it should be and there is nothing to size; `fault` says it all."""
 
     @property
     def reporting(self) -> bool:
@@ -69,9 +71,17 @@ class WorkloadState:
         return tuple(report for report in self.reports if report.pod.fingerprint == self.fingerprint)
 
     @property
-    def estimate(self) -> Estimate | None:
-        """What is known of the newest fingerprint where none of its pods reports; None where one does."""
+    def aside(self) -> PodReport | None:
+        """A pod with nothing to size, where no other of the newest fingerprint reports."""
         if any(report.reporting for report in self.current):
+            return None
+        return next((report for report in self.current if report.aside), None)
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """What is known of the newest fingerprint where none of its pods reports; None where one does, or where the
+        plugin itself says that there is nothing to size."""
+        if self.aside is not None or any(report.reporting for report in self.current):
             return None
         return worst(report.estimate for report in self.current if report.estimate is not None)
 

@@ -14,9 +14,7 @@ from typing import Any
 
 from recommender.api.object_store import Raw
 from recommender.events import Happening, Told, event, event_namespace, happenings, told_again
-from recommender.object_writes import GONE, THERE, Key, Step, Write, Writer
-
-_MERGE = "application/merge-patch+json"
+from recommender.object_writes import GONE, MERGE, THERE, Key, Step, Write, Writer
 
 
 @dataclass
@@ -119,13 +117,13 @@ class Ahead:
         times = self._told.count(f"{namespace}/{name}", now)
         path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
         first = Step("POST", path, told)
-        again = Step("PATCH", f"{path}/{name}", told_again(times, now), _MERGE)
+        again = Step("PATCH", f"{path}/{name}", told_again(times, now), MERGE)
         if times == 1:
             # It may be there from before a restart.
             step = Step("POST", path, told, otherwise=(THERE, again))
         else:
             # Or forgotten.
-            step = Step("PATCH", again.path, again.body, _MERGE, otherwise=(GONE, first))
+            step = Step("PATCH", again.path, again.body, MERGE, otherwise=(GONE, first))
         self._writer.put(Write(("Event", namespace, name), (step,), must_not_be_lost=False))
 
 
@@ -136,16 +134,18 @@ def key_of(obj: Raw) -> Key:
 
 def same(one: Any, other: Any) -> bool:
     """Whether two values say the same to an API server, which keeps no empty parts apart from absent ones."""
-    return bool(_full(one) == _full(other))
+    if one == other:
+        return True
+    if isinstance(one, dict) and isinstance(other, dict):
+        parts = ((one.get(name), other.get(name)) for name in one.keys() | other.keys())
+        return all(same(*both) or all(map(_is_empty, both)) for both in parts)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return False
 
 
-def _full(value: Any) -> Any:
-    if isinstance(value, dict):
-        parts = {name: _full(part) for name, part in value.items()}
-        return {name: part for name, part in parts.items() if part not in (None, {}, [])}
-    if isinstance(value, list):
-        return [_full(part) for part in value]
-    return value
+def _is_empty(value: Any) -> bool:
+    return value is None or value == [] or (isinstance(value, dict) and all(map(_is_empty, value.values())))
 
 
 def _text(obj: Raw) -> bytes:

@@ -46,6 +46,7 @@ _ENGINE_COUNTERS = (
 _RANK_GAUGES = (
     (names.MODEL_WEIGHTS_BYTES, "weights_bytes", "Model weights on this rank."),
     (names.KV_CACHE_CAPACITY_BYTES, "capacity_bytes", "The KV pool as allocated, null block included."),
+    (names.KV_CACHE_RESERVED_BYTES, "reserved_bytes", "What vLLM takes off its KV cache to decode pictures; if any."),
     (names.KV_CACHE_BLOCK_BYTES, "block_bytes", "Bytes of one KV block on this rank."),
     (names.GPU_MEMORY_TOTAL_BYTES, "total_bytes", "Device memory as this process sees it."),
     (names.GPU_MEMORY_ALLOCATED_BYTES, "allocated_bytes", "Device memory that vLLM claims on this rank."),

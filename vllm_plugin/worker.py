@@ -131,6 +131,7 @@ class WorkerTracker:
         blocks = int(config.num_blocks)
         added = self._added(config)
         components = self._components(worker, weights)
+        reserved = 0 if self.on_cpu else _kept_for_pictures(self.vllm_config)
         allocated: int | None = None
         if total is not None and pool and self._by_utilization(worker.cache_config):
             allocated = self._requested(worker, total) + added
@@ -138,7 +139,7 @@ class WorkerTracker:
             # vLLM ignores the utilization then, so what it claims is what it took.
             overhead = self._overhead(worker, weights, pool)
             if overhead is not None:
-                allocated = weights + pool + max(overhead, sum(components.values()))
+                allocated = weights + pool + reserved + max(overhead, sum(components.values()))
         if allocated is None:
             components = {}
         else:
@@ -148,6 +149,7 @@ class WorkerTracker:
             **found,
             "weights_bytes": 0 if _WEIGHTS in self._gone else weights,
             "capacity_bytes": 0 if _KV_CACHE in self._gone else pool,
+            "reserved_bytes": reserved or None,
             "block_bytes": pool // blocks if blocks else 0,
             "allocated_bytes": allocated,
             "overhead_bytes": components,

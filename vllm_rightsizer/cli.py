@@ -11,8 +11,10 @@ from typing import Annotated
 
 import typer
 
+from recommender.api.scopes import Scope
 from vllm_plugin.names import DEFAULT_PORT, VERSION
-from vllm_rightsizer.errors import UsageError, UserError, require_folder, require_kubeconfig
+from vllm_rightsizer import prometheus_options
+from vllm_rightsizer.errors import UsageError, UserError, require_folder, require_kubeconfig, require_url
 from vllm_rightsizer.output import write_out
 
 app = typer.Typer(
@@ -49,6 +51,13 @@ Objects = Annotated[
 ]
 PriceFile = Annotated[
     Path | None, typer.Option("--prices", help="Your prices of GPUs, YAML or JSON; without it, a dated table.")
+]
+OpenCostUrl = Annotated[
+    str | None,
+    typer.Option("--opencost", help="URL of OpenCost's API, which prices what your own prices do not name."),
+]
+ScopeOfPods = Annotated[
+    Scope, typer.Option(help="Namespaces that count: those that say so, or all but those that say no.")
 ]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
@@ -143,12 +152,58 @@ def recommender(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     prices: PriceFile = None,
+    opencost: OpenCostUrl = None,
+    api: Annotated[
+        bool, typer.Option("--api", help="Answer the HTTP API, read-only and to whoever reaches the port.")
+    ] = False,
+    scope: ScopeOfPods = Scope.OPT_IN,
+    leader_elect: Annotated[
+        bool,
+        typer.Option(
+            "--leader-elect/--no-leader-elect", help="One of several on an API server works, the others stand by."
+        ),
+    ] = True,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Of the Lease by which one leads; by default the pod's own.")
+    ] = None,
+    prometheus: prometheus_options.Url = None,
+    prometheus_token_file: prometheus_options.TokenFile = None,
+    prometheus_ca_file: prometheus_options.CaFile = None,
+    prometheus_header: prometheus_options.Headers = None,
+    prometheus_matcher: prometheus_options.Matchers = None,
+    prometheus_recommender_matcher: prometheus_options.RecommenderMatchers = None,
+    prometheus_namespace_label: prometheus_options.NamespaceLabel = "namespace",
+    prometheus_pod_label: prometheus_options.PodLabel = "pod",
+    prometheus_container_label: prometheus_options.ContainerLabel = "container",
 ) -> None:
     """Run the recommender, which measures vLLM pods and says what they need."""
-    from vllm_rightsizer.servers import run_recommender
+    from vllm_rightsizer.servers import own_namespace, run_recommender
 
     require_kubeconfig(kubeconfig, context)
-    run_recommender(objects, history, host, port, kubeconfig=kubeconfig, context=context, prices=prices)
+    require_url(opencost, "--opencost")
+    run_recommender(
+        objects,
+        history,
+        host,
+        port,
+        kubeconfig=kubeconfig,
+        context=context,
+        prices=prices,
+        opencost=opencost,
+        api=api,
+        scope=scope,
+        leader_elect=leader_elect,
+        namespace=namespace or own_namespace(),
+        prometheus=prometheus_options.prometheus_settings(
+            prometheus,
+            prometheus_token_file,
+            prometheus_ca_file,
+            prometheus_header,
+            prometheus_matcher,
+            prometheus_recommender_matcher,
+            (prometheus_namespace_label, prometheus_pod_label, prometheus_container_label),
+        ),
+    )
 
 
 @app.command()
@@ -256,6 +311,8 @@ def plan(
     kubeconfig: OwnKubeconfig = None,
     context: Context = None,
     prices: PriceFile = None,
+    opencost: OpenCostUrl = None,
+    scope: ScopeOfPods = Scope.OPT_IN,
     output: Annotated[
         ExplanationOutput, typer.Option("--output", "-o", help="What to print.")
     ] = ExplanationOutput.TEXT,
@@ -264,17 +321,30 @@ def plan(
     from vllm_rightsizer.plan import print_plan
     from vllm_rightsizer.reading import Source
 
-    print_plan(Source(objects, kubeconfig, context), prices, as_json=output is ExplanationOutput.JSON)
+    require_url(opencost, "--opencost")
+    source = Source(objects, kubeconfig, context)
+    print_plan(source, prices, opencost, scope=scope, as_json=output is ExplanationOutput.JSON)
 
 
 @app.command()
 def crds(
     folder: Annotated[Path | None, typer.Option(help="Write one file a kind there, and print nothing.")] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Bring the API server's up to date, and print nothing.")
+    ] = False,
+    kubeconfig: OwnKubeconfig = None,
+    context: Context = None,
 ) -> None:
     """Print the custom resource definitions of this version, for `kubectl apply --server-side -f -`."""
     from vllm_rightsizer.definitions import as_yaml, write_files
 
-    if folder is None:
+    if apply:
+        from vllm_rightsizer.applying import apply_definitions
+
+        if folder is not None:
+            raise UsageError("--folder writes files, and --apply to the API server: leave one of them out")
+        apply_definitions(kubeconfig, context)
+    elif folder is None:
         write_out(as_yaml())
     else:
         write_files(folder)

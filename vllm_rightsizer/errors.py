@@ -30,3 +30,9 @@ def require_folder(objects: Path) -> None:
     """Raises `UsageError` where `--objects` names no folder."""
     if not objects.is_dir():
         raise UsageError(f"--objects {objects} is no folder; create it, or give the one in which the objects lie")
+
+
+def require_url(url: str | None, option: str) -> None:
+    """Raises `UsageError` where `option` is given and no URL that HTTP goes to."""
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise UsageError(f"{option} {url} is no URL: give one such as http://opencost.opencost:9003")

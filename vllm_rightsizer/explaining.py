@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from vllm_rightsizer.errors import UsageError, UserError
 from vllm_rightsizer.reading import Source, read_sizes
 
 _WIDTH_WITHOUT_TERMINAL = 200
+_CHANGES_SHOWN = 12
 
 
 def print_explanation(source: Source, history: Path, namespace: str, name: str, *, as_json: bool) -> None:
@@ -60,8 +62,12 @@ def _print(console: Console, explanation: Explanation) -> None:
         console.print(f"  {escape(explanation.decision)}", highlight=False)
     if explanation.policy_fault:
         console.print(f"[red]Policy: {escape(explanation.policy_fault)}[/]")
+    if status.max_model_len_advice is not None:
+        console.print(f"  {escape(status.max_model_len_advice.message)}", highlight=False)
     _savings(console, status)
     _would_change(console, status)
+    _changes(console, explanation)
+    _data(console, status)
     _settings(console, explanation)
     _guards(console, explanation)
     _bounds(console, explanation)
@@ -135,6 +141,33 @@ def _settings(console: Console, explanation: Explanation) -> None:
     _print_rows(console, table)
 
 
+def _changes(console: Console, explanation: Explanation) -> None:
+    """What changed since when, and what was applied when: the newest last."""
+    table = _table("What happened", "at", "", "")
+    for change in explanation.changes[-_CHANGES_SHOWN:]:
+        at = datetime.fromtimestamp(change.at, UTC)
+        table.add_row(f"{at:%Y-%m-%d %H:%M:%S} UTC", change.reason, escape(change.note))
+    _print_rows(console, table)
+    before = explanation.before
+    if before is not None:
+        size = "nothing" if before.kv_bytes is None else f"{format_bytes(before.kv_bytes)} by {before.bound_by}"
+        said = f"Before the present size: {size}; policy {before.policy}, automation {before.automation}"
+        console.print(said, highlight=False, markup=False)
+
+
+def _data(console: Console, status: RecommendationStatus) -> None:
+    """From which samples it was made."""
+    coverage = status.coverage
+    if coverage is None or coverage.first_sample is None or coverage.last_sample is None:
+        return
+    console.print(
+        f"\nMade from {coverage.samples} samples, {coverage.first_sample:%Y-%m-%d %H:%M:%S} to "
+        f"{coverage.last_sample:%Y-%m-%d %H:%M:%S} UTC: {coverage.covered_seconds:.0f} of "
+        f"{coverage.window_seconds:.0f} s of the window are covered, {coverage.percent:.1f} %",
+        highlight=False,
+    )
+
+
 def _guards(console: Console, explanation: Explanation) -> None:
     table = _table("Guards: without these nothing is made smaller", "", "", "")
     for guard in explanation.guards:
@@ -143,15 +176,22 @@ def _guards(console: Console, explanation: Explanation) -> None:
 
 
 def _bounds(console: Console, explanation: Explanation) -> None:
-    table = _table("Bounds", "", "KV cache", "why")
+    before = explanation.before
+    table = _table("Bounds", "", "KV cache", "before", "why")
     for bound in explanation.recommendation.status.bounds:
         mark = "[bold]" if bound.name == explanation.decided_by else ""
-        table.add_row(f"{mark}{bound.name}", f"{mark}{format_bytes(bound.kv_bytes)}", escape(bound.message))
+        then = before.bounds.get(bound.name) if before is not None else None
+        table.add_row(
+            f"{mark}{bound.name}",
+            f"{mark}{format_bytes(bound.kv_bytes)}",
+            "" if then is None else format_bytes(then),
+            escape(bound.message),
+        )
     if explanation.candidates:
         least, most = format_bytes(min(explanation.candidates)), format_bytes(max(explanation.candidates))
         count = len(explanation.candidates)
         table.add_row(
-            "asked for lately", f"{least} to {most}", f"what the last {count} evaluations came to by themselves"
+            "asked for lately", f"{least} to {most}", "", f"what the last {count} evaluations came to by themselves"
         )
     _print_rows(console, table)
 

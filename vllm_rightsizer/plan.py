@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from recommender.api.scopes import Scope
 from recommender.api.units import format_bytes
-from recommender.packing_plans import Engine, Plan, Scenario, Stock, Worth, plan_of
-from recommender.prices import Prices, PricesError, Unpriced, read_price_map
-from vllm_rightsizer.errors import UsageError
+from recommender.discovery import census_of
+from recommender.packing_plans import AFTER, Engine, Plan, Scenario, Stock, plan_of
+from recommender.plan_documents import plan_json
+from recommender.prices import NodePrices, Prices, PricesError, Unpriced, read_price_map
+from vllm_rightsizer.errors import UsageError, UserError
 from vllm_rightsizer.reading import Source, read_fleet
 
 _WIDTH_WITHOUT_TERMINAL = 160
-_AFTER: tuple[Scenario, ...] = ("bankable", "potential")
 
 
-def print_plan(source: Source, prices: Path | None, *, as_json: bool) -> None:
-    """Print the plan for the pods of `source`, priced by the map in `prices` where one is given."""
+def print_plan(source: Source, prices: Path | None, opencost: str | None, *, scope: Scope, as_json: bool) -> None:
+    """Print the plan for the pods of `source` in namespaces of `scope`, priced by the map in `prices` and the API at
+    `opencost`, where given."""
     try:
-        own = read_price_map(prices) if prices is not None else None
+        own = Prices(read_price_map(prices) if prices is not None else None)
     except PricesError as error:
         raise UsageError(str(error)) from error
-    plan = plan_of(read_fleet(source), Prices(own))
+    objects = read_fleet(source)
+    costs = own if opencost is None else own.with_nodes(_asked(opencost))
+    plan = plan_of(objects, costs, census_of(objects, scope))
     if as_json:
-        print(json.dumps(_plan_json(plan), indent=2))
+        print(json.dumps(plan_json(plan), indent=2))
         return
     console = Console()
     if console.is_terminal:
@@ -42,6 +47,16 @@ def print_plan(source: Source, prices: Path | None, *, as_json: bool) -> None:
     print("\n".join(line.rstrip() for line in printed.get().rstrip().splitlines()))
 
 
+def _asked(url: str) -> NodePrices:
+    # What speaks HTTP takes a while to be brought in.
+    from recommender.opencost import OpenCostError, OpenCostSettings, ask
+
+    try:
+        return asyncio.run(ask(OpenCostSettings(url)))
+    except OpenCostError as error:
+        raise UserError(str(error)) from error
+
+
 def _print(console: Console, plan: Plan) -> None:
     if not plan.stocks:
         console.print("There are no GPUs to plan with: no pod that runs vLLM holds one on a node whose labels tell it.")
@@ -50,7 +65,7 @@ def _print(console: Console, plan: Plan) -> None:
         console.print(_summary(stock))
         console.print()
         same = stock.bankable == stock.potential
-        for scenario in _AFTER[1:] if same else _AFTER:
+        for scenario in AFTER[1:] if same else AFTER:
             console.print(_cards(stock, scenario))
             console.print()
         if any(engine.profile is not None for engine in stock.engines):
@@ -64,7 +79,7 @@ def _summary(stock: Stock) -> Table:
     table = _table("", "GPUs", "freed", "nodes freed", "worth a month")
     table.add_row("now", str(len(stock.now.used)), "", "", "")
     meanings = {"bankable": "as schedulers are asked", "potential": "if all asked for their share"}
-    for scenario in _AFTER:
+    for scenario in AFTER:
         table.add_row(
             f"{scenario}: {meanings[scenario]}",
             str(len(stock.packing(scenario).used)),
@@ -114,46 +129,3 @@ def _table(*columns: str, title: str | None = None) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold", justify="left")
     return table
-
-
-def _plan_json(plan: Plan) -> dict[str, Any]:
-    return {
-        "stocks": [_stock_json(stock) for stock in plan.stocks],
-        "leftOut": [{"name": one.name, "reason": one.reason} for one in plan.left_out],
-    }
-
-
-def _stock_json(stock: Stock) -> dict[str, Any]:
-    return {
-        "product": stock.product,
-        "gpuMemoryBytes": stock.memory_bytes,
-        "gpus": len(stock.now.used),
-        "leastGPUs": stock.least,
-        **{scenario: _scenario_json(stock, scenario) for scenario in _AFTER},
-        "migProfiles": {engine.name: engine.profile.name for engine in stock.engines if engine.profile is not None},
-    }
-
-
-def _scenario_json(stock: Stock, scenario: Scenario) -> dict[str, Any]:
-    packing = stock.packing(scenario)
-    needs = {engine.name: engine.need_bytes(scenario) for engine in stock.engines}
-    return {
-        "gpus": len(packing.used),
-        "freedGPUs": stock.freed(scenario),
-        "freedNodes": list(stock.freed_nodes(scenario)),
-        **_money_json(stock.month(scenario)),
-        "cards": [
-            {
-                "node": node,
-                "gpu": index,
-                "engines": [{"name": name, "requestBytes": needs[name]} for name in packing.tenants[node, index]],
-            }
-            for node, index in sorted(packing.used)
-        ],
-    }
-
-
-def _money_json(worth: Worth | Unpriced) -> dict[str, Any]:
-    if isinstance(worth, Unpriced):
-        return {"worthPerMonth": None, "noPrice": worth.reason}
-    return {"worthPerMonth": worth.amount, "currency": worth.currency, "pricedAt": worth.day.isoformat()}

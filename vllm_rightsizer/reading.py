@@ -46,7 +46,7 @@ def _listed(source: Source, *, with_pods: bool, namespace: str | None = None) ->
     from recommender.api.apiserver.connection import ApiServer, CredentialsError
     from recommender.listed_objects import FLEET, SIZES, ListingError, list_objects
 
-    kubeconfig = source.kubeconfig or _own_kubeconfig()
+    kubeconfig = source.kubeconfig or own_kubeconfig()
     require_kubeconfig(kubeconfig, source.context)
 
     async def listed() -> ObjectReader:
@@ -64,7 +64,7 @@ def _listed(source: Source, *, with_pods: bool, namespace: str | None = None) ->
         raise UserError(str(error)) from error
 
 
-def _own_kubeconfig() -> Path | None:
+def own_kubeconfig() -> Path | None:
     """The one that kubectl would take; None where there is none, as in a pod, which has a service account."""
     if named := os.environ.get("KUBECONFIG"):
         return Path(named)

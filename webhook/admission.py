@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from recommender.api.scopes import is_mirror
 from recommender.api.workloads import workload_of
 from webhook.changes import change_pod
 from webhook.choices import choose, only_shown
@@ -18,8 +19,6 @@ from webhook.reviews import Outcome, Reason, answer, uid_of
 from webhook.settings import InjectionSettings
 
 logger = logging.getLogger(__name__)
-
-_MIRROR = "kubernetes.io/config.mirror"
 
 
 def admit(review: object, knowledge: Knowledge | None, settings: InjectionSettings) -> Raw:
@@ -47,7 +46,7 @@ def _decide(review: object, knowledge: Knowledge | None, settings: InjectionSett
     pod = request.get("object")
     if not isinstance(pod, dict) or not _is_pod(request, pod):
         return Outcome(Reason.NOT_A_POD, "only pods are changed; workloads stay as they are")
-    if _MIRROR in _annotations(pod):
+    if is_mirror(pod.get("metadata") or {}):
         return Outcome(Reason.NOT_A_POD, "a mirror pod cannot be changed")
     if knowledge is None:
         message = "the webhook has just started and knows nothing yet; the pod is left as it is"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -34,24 +34,35 @@ _CONTROLLERS = (
 """Those that make pods, and what pods and namespaces need; each of the others would cost start-up time."""
 
 
+POD_ADDRESSES = "10.244.0.0/16"
+
+
 class ControlPlane:
     """A real API server on loopback, with an etcd of its own; everything lies in `folder`.
 
     `ca_file` signs the API server. `kubeconfig` is the admin's, `client` speaks as the admin.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Start both; raises `LabError` with the log's end where one does not come up."""
+    def __init__(self, folder: Path, address: str = "127.0.0.1", controllers: Sequence[str] = _CONTROLLERS) -> None:
+        """Start both; raises `LabError` with the log's end where one does not come up.
+
+        `address`: where the API server listens, one that pods can reach where there are any. `controllers`: those that
+        `start_controller_manager` runs.
+        """
         self._binaries = folder_with("etcd", "kube-apiserver")
+        self._address = address
+        self._controllers = controllers
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._etcd_port, etcd_peer_port, self._port = free_ports(3)
-        self.url = f"https://127.0.0.1:{self._port}"
+        self._etcd_port, etcd_peer_port = free_ports(2)
+        [self._port] = free_ports(1, address)
+        self.url = f"https://{address}:{self._port}"
         self._authority = Authority(folder / "pki")
         self.ca_file = self._authority.files.certificate
         self._tokens = signing_key(folder / "pki" / "service-accounts.key")
-        hosts = ("127.0.0.1", "localhost", "kubernetes.default.svc", "10.96.0.1")
+        hosts = (address, "localhost", "kubernetes.default.svc", "10.96.0.1")
         self._serving = self._authority.issue("kube-apiserver", hosts=hosts)
+        self._towards_kubelets = self.user("kube-apiserver-kubelet-client", "system:masters")
         self.admin = self.user("admin", "system:masters")
         self.kubeconfig = self.kubeconfig_of("admin", self.admin)
         self.client = self.admin_client()
@@ -78,6 +89,10 @@ class ControlPlane:
     def user(self, name: str, *groups: str) -> KeyPair:
         """A certificate by which the API server knows user `name`."""
         return self._authority.issue(name, groups)
+
+    def serving_certificate(self, name: str, *hosts: str) -> KeyPair:
+        """A certificate by which `hosts` can be recognised."""
+        return self._authority.issue(name, hosts=hosts)
 
     def admin_client(self) -> ApiClient:
         """Another client of the admin's, with connections of its own."""
@@ -131,7 +146,11 @@ class ControlPlane:
                 f"--kubeconfig={config}",
                 f"--service-account-private-key-file={self._tokens}",
                 f"--root-ca-file={self.ca_file}",
-                f"--controllers={','.join(_CONTROLLERS)}",
+                f"--controllers={','.join(self._controllers)}",
+                f"--cluster-signing-cert-file={self.ca_file}",
+                f"--cluster-signing-key-file={self._authority.files.key}",
+                f"--cluster-cidr={POD_ADDRESSES}",
+                "--allocate-node-cidrs=true",
                 "--use-service-account-credentials=true",
                 "--leader-elect=false",
                 # The defaults delay the first pods by seconds.
@@ -194,12 +213,17 @@ class ControlPlane:
             self._binaries / "kube-apiserver",
             [
                 f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
-                "--bind-address=127.0.0.1",
-                "--advertise-address=127.0.0.1",
+                f"--bind-address={self._address}",
+                f"--advertise-address={self._address}",
                 f"--secure-port={self._port}",
                 f"--tls-cert-file={pki.certificate}",
                 f"--tls-private-key-file={pki.key}",
                 f"--client-ca-file={self.ca_file}",
+                f"--kubelet-client-certificate={self._towards_kubelets.certificate}",
+                f"--kubelet-client-key={self._towards_kubelets.key}",
+                f"--kubelet-certificate-authority={self.ca_file}",
+                # Nobody resolves the names of nodes here.
+                "--kubelet-preferred-address-types=InternalIP",
                 f"--service-account-key-file={self._tokens}",
                 f"--service-account-signing-key-file={self._tokens}",
                 "--service-account-issuer=https://kubernetes.default.svc",

@@ -13,6 +13,8 @@ from pathlib import Path
 from vllm_rightsizer.demo.processes import Program
 
 ROOT = Path(__file__).resolve().parents[2]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-rightsizer"
+"""What is built once and used again, outside the tree."""
 
 
 class LabError(RuntimeError):

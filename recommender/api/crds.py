@@ -62,7 +62,11 @@ _LISTINGS = (
     _Listing(
         AutomatedNamespace,
         ("autons",),
-        (("Optimize", "boolean", ".spec.vllmOptimize"), ("Policy", "string", ".spec.defaultVllmPolicy")),
+        (
+            ("Optimize", "boolean", ".spec.vllmOptimize"),
+            ("Policy", "string", ".spec.defaultVllmPolicy"),
+            _condition("Valid"),
+        ),
     ),
     _Listing(
         ClusterAutomation,
@@ -72,6 +76,7 @@ _LISTINGS = (
             ("Policy", "string", ".spec.defaultVllmPolicy"),
             ("Mode", "string", ".spec.mode"),
             ("Emitter", "string", ".spec.emitter"),
+            _condition("Valid"),
         ),
     ),
     _Listing(

@@ -83,8 +83,11 @@ Quantity = Annotated[
 ]
 """Text as the user wrote it (`4Gi`); `parse_quantity` gives bytes."""
 
+_SECONDS = len("2026-01-31T23:59:59")
 Time = Annotated[
-    datetime, PlainSerializer(lambda at: at.strftime("%Y-%m-%dT%H:%M:%SZ"), return_type=str, when_used="json")
+    datetime,
+    # Ten times faster than strftime(), and a status has eight of them.
+    PlainSerializer(lambda at: f"{at.isoformat()[:_SECONDS]}Z", return_type=str, when_used="json"),
 ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -102,8 +103,17 @@ class Ownership:
         """Whose pod this is: the user's owner groups come first."""
         return workload_of(pod, self.groups, lambda ref: self._owners_of(namespace, ref))
 
+    @cached_property
+    def any_excluded(self) -> bool:
+        """Whether any owner is, as it stood when this was asked first: in most clusters none."""
+        return any(flag(owner.annotations.get(ANNOTATION_EXCLUDE)) for owner in self.owners.values())
+
     def excluded(self, namespace: str, pod: Raw) -> bool:
-        """Whether an owner of the pod is, also one below its workload: a CronJob's Job, a group's StatefulSet."""
+        """Whether an owner of the pod is, also one below its workload: a CronJob's Job, a group's StatefulSet. Or the
+        workload that its labels name and whatever is above that: pods of LeaderWorkerSets and of KServe have it in no
+        chain of owners."""
+        if flag(self.annotations(namespace, workload_of(pod)).get(ANNOTATION_EXCLUDE)):
+            return True
         above = owners_above(pod, lambda ref: self._owners_of(namespace, ref))
         return any(flag(self._said(namespace, ref).get(ANNOTATION_EXCLUDE)) for ref in above)
 

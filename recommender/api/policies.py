@@ -109,13 +109,13 @@ class PolicySpec(ApiModel):
         return None if self.max_kv is None else parse_quantity(self.max_kv)
 
 
-class PolicyStatus(ApiModel):
-    """What the recommender makes of a policy."""
+class SettingStatus(ApiModel):
+    """What the recommender makes of what people say."""
 
     model_config = ConfigDict(extra="ignore")
 
     conditions: list[Condition] = Field(default_factory=list, json_schema_extra=listed_by("type"))
-    """Valid: whether workloads are sized by the policy as it stands, or by its last valid version."""
+    """Valid: whether it is followed as it stands, or its last valid version goes on."""
 
 
 class VLLMPolicy(ApiObject):
@@ -127,7 +127,7 @@ class VLLMPolicy(ApiObject):
 
     kind: Literal["VLLMPolicy"] = "VLLMPolicy"
     spec: PolicySpec = PolicySpec()
-    status: PolicyStatus = PolicyStatus()
+    status: SettingStatus = SettingStatus()
 
 
 class AutomatedNamespaceSpec(ApiModel):
@@ -157,6 +157,7 @@ class AutomatedNamespace(ApiObject):
 
     kind: Literal["AutomatedNamespace"] = "AutomatedNamespace"
     spec: AutomatedNamespaceSpec = AutomatedNamespaceSpec()
+    status: SettingStatus = SettingStatus()
 
 
 class ClusterAutomationSpec(ApiModel):
@@ -192,3 +193,4 @@ class ClusterAutomation(ApiObject):
 
     kind: Literal["ClusterAutomation"] = "ClusterAutomation"
     spec: ClusterAutomationSpec = ClusterAutomationSpec()
+    status: SettingStatus = SettingStatus()

@@ -140,7 +140,7 @@ class Target(ApiModel):
     """What the next pod is to start with. `flags` are appended to vLLM's arguments, in this order."""
 
     kv_bytes: int
-    """Size of the KV cache."""
+    """Size of the KV cache, and what vLLM takes off it to decode pictures."""
     kv_blocks: int
     """The same in blocks."""
     allocation_bytes: int
@@ -231,6 +231,21 @@ class LossBudget(ApiModel):
     """When the pool grew last."""
 
 
+class MaxModelLenAdvice(ApiModel):
+    """A shorter longest request, where one of `maxModelLen` alone needs more KV cache than all else. Never applied."""
+
+    max_model_len: int
+    """Tokens of the longest request that vLLM takes."""
+    longest_request_tokens: int
+    """Tokens that no request seen can have been longer than."""
+    suggested_max_model_len: int
+    """What would do, for --max-model-len."""
+    kv_bytes: int
+    """The KV cache that would do then."""
+    message: str
+    """The same in a sentence."""
+
+
 class RecommendationStatus(ApiModel):
     """What the recommender measured and recommends."""
 
@@ -256,6 +271,8 @@ class RecommendationStatus(ApiModel):
     """The data behind this."""
     loss_budget: LossBudget | None = None
     """The day's loss budget, where the policy has one."""
+    max_model_len_advice: MaxModelLenAdvice | None = None
+    """What a shorter longest request would save; for people, never applied."""
     claim_template: str | None = None
     """The ResourceClaimTemplate that pods may point at, where GPUs are allocated by claims."""
     would_change: list[str] | None = None

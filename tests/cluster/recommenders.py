@@ -17,7 +17,7 @@ from recommender.api.workloads import WorkloadRef, recommendation_name
 from vllm_plugin.names import API_VERSION, ENV_PORT, LABEL_INJECTED
 from vllm_rightsizer.demo.processes import Program
 
-from .pods import CONTAINER, OPTED_IN, vllm_pod
+from .pods import CONTAINER, OPTED_IN, template, vllm_pod
 
 Raw = dict[str, Any]
 
@@ -33,12 +33,14 @@ def install(plane: ControlPlane) -> None:
     plane.client.apply_files(MANIFESTS / "namespace.yaml", MANIFESTS / "recommender-rbac.yaml")
 
 
-def kubeconfig(plane: ControlPlane, folder: Path) -> Path:
-    """By which the recommender's own service account reaches the API server."""
+def kubeconfig(plane: ControlPlane, folder: Path, url: str | None = None) -> Path:
+    """By which the recommender's own service account reaches the API server; at `url`, where one is given."""
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
     token = plane.client.create(f"{ACCOUNT}/token", request)["status"]["token"]
     config = json.loads(plane.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": token}
+    if url is not None:
+        config["clusters"][0]["cluster"] = {"server": url}
     file = folder / "kubeconfig"
     file.write_text(json.dumps(config))
     return file
@@ -47,25 +49,31 @@ def kubeconfig(plane: ControlPlane, folder: Path) -> Path:
 class RecommenderProcess:
     """`vllm-rightsizer recommender` with the rights that are shipped."""
 
-    def __init__(self, plane: ControlPlane, folder: Path) -> None:
+    def __init__(self, plane: ControlPlane, folder: Path, url: str | None = None, history: Path | None = None) -> None:
+        """It reaches the API server at `url`, and shares `history`, where these are given."""
         [self.port] = free_ports(1)
-        self.history = folder / "history.db"
+        self.history = history or folder / "history.db"
         self._plane = plane
         self._folder = folder
-        self._kubeconfig = kubeconfig(plane, folder)
+        self._kubeconfig = kubeconfig(plane, folder, url)
         self.program: Program | None = None
 
-    def start(self) -> None:
-        """Until it is ready."""
+    def start(self, *more: str, leads: bool = True) -> None:
+        """Until it is ready, and leads unless it is to stand by."""
         arguments = ["-m", "vllm_rightsizer", "recommender", f"--kubeconfig={self._kubeconfig}", "--context=lab"]
-        arguments += [f"--history={self.history}", f"--port={self.port}"]
+        arguments += [f"--history={self.history}", f"--port={self.port}", "--api", *more]
         self.program = start(Path(sys.executable), arguments, self._folder)
-        self._plane.wait_for(lambda: self.answer("/readyz") == "ok", "ready recommender", self.program)
+        self._plane.wait_for(
+            lambda: self.answer("/readyz") == "ok" and (self.leads() or not leads), "ready recommender", self.program
+        )
 
     def stop(self) -> None:
         if self.program is not None:
             self.program.stop()
             self.program = None
+
+    def leads(self) -> bool:
+        return self.metric("vllm_rightsizer_recommender_leader ") == 1
 
     def log(self) -> str:
         assert self.program is not None
@@ -125,6 +133,20 @@ def run(plane: ControlPlane, namespace: str, name: str) -> None:
     """Say of a pod what a kubelet would: that it runs, on this machine."""
     status = {"phase": "Running", "podIP": "127.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]}
     plane.client.patch(f"/api/v1/namespaces/{namespace}/pods/{name}/status", {"status": status}, "strategic")
+
+
+def deployed(plane: ControlPlane, namespace: str, pod: Raw) -> str:
+    """A Deployment of `pod`; the name of the pod that its controllers make, which runs."""
+    spec = {"replicas": 1, "selector": {"matchLabels": {"app": "llama"}}}
+    labels = {"app": "llama", **(pod["metadata"].get("labels") or {})}
+    spec["template"] = template(pod, **labels)
+    metadata = {"name": "llama", "namespace": namespace}
+    plane.client.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    plane.wait_for(lambda: plane.client.get(pods)["items"], "pod of the Deployment")
+    [made] = plane.client.get(pods)["items"]
+    run(plane, namespace, made["metadata"]["name"])
+    return str(made["metadata"]["name"])
 
 
 def path_of(namespace: str, workload: WorkloadRef, container: str = CONTAINER) -> str:

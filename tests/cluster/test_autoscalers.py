@@ -140,7 +140,7 @@ async def test_scaled_objects(crds: ControlPlane, request: pytest.FixtureRequest
         return [raw["metadata"]["name"] for raw in raws]
 
     try:
-        async with objects.running(), asyncio.timeout(60):
+        async with objects.following(), asyncio.timeout(60):
             while not objects.synced or kept() != ["busy"]:
                 await asyncio.sleep(0.05)
             crds.client.delete(f"{scaled_objects}/busy")

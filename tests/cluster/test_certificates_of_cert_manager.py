@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from bench.lab.chart import CHART, Helm
 from bench.lab.client import documents
 from bench.lab.control_plane import ControlPlane
 from bench.lab.programs import folder_with, free_ports, start
@@ -40,7 +41,7 @@ def cert_manager(
 ) -> Iterator[ControlPlane]:
     """Its custom resources, its controller and its injector."""
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        binaries = folder_with("cert-manager-controller", "cert-manager-cainjector")
+        binaries = folder_with("cert-manager-controller", "cert-manager-cainjector", "helm")
     folder = tmp_path_factory.mktemp("cert-manager")
     for file in sorted(binaries.glob("crd-*.yaml")):
         for definition in documents(file):
@@ -168,3 +169,41 @@ def _renew(plane: ControlPlane, name: str) -> None:
     stored = plane.client.get(path)
     stored["status"]["conditions"] = [*stored["status"].get("conditions", ()), condition]
     plane.client.update(path, stored)
+
+
+@pytest.mark.parametrize("issuer", [{}, {"kind": "Issuer", "name": "of-others"}], ids=["own", "of-others"])
+def test_by_the_chart(cert_manager: ControlPlane, tmp_path: Path, issuer: dict[str, str]) -> None:
+    """What the chart asks for is made and published, and an upgrade leaves it alone."""
+    client, name = cert_manager.client, f"chart-{'others' if issuer else 'own'}"
+    path = f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{name}"
+    values = {
+        "fullnameOverride": name,
+        "webhook": {"certManager": {"enabled": True, "issuerRef": issuer}},
+        "clusterAutomation": {"create": False},
+        "policies": {"default": None},
+        "crds": {"apply": False},
+    }
+
+    def published() -> list[x509.Certificate]:
+        [webhook] = client.get(path)["webhooks"]
+        return list(read_bundle(base64.b64decode(webhook["clientConfig"].get("caBundle", ""))))
+
+    helm = Helm(tmp_path, cert_manager.kubeconfig)
+    cert_manager.namespace(name)
+    if issuer:
+        metadata = {"name": issuer["name"], "namespace": name}
+        client.apply({"apiVersion": KINDS, "kind": "Issuer", "metadata": metadata, "spec": {"selfSigned": {}}})
+    where = (name, str(CHART), f"--namespace={name}", "--skip-crds")
+    helm("install", *where, values=values)
+    try:
+        secret = f"/api/v1/namespaces/{name}/secrets/{name}-webhook-served"
+        cert_manager.wait_for(lambda: cert_manager.exists(secret) and published(), "certificate")
+        [leaf, *_] = read_bundle(base64.b64decode(client.get(secret)["data"]["tls.crt"]))
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert names.get_values_for_type(x509.DNSName) == [f"{name}-webhook.{name}.svc"]
+        [authority] = published()
+        leaf.verify_directly_issued_by(authority)
+        helm("upgrade", *where, values=values | {"image": {"tag": "0.1.1"}})
+        assert published() == [authority]
+    finally:
+        helm("uninstall", name, f"--namespace={name}")

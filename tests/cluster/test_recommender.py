@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -16,10 +17,11 @@ from recommender.api.plugin_wheel import plugin_map_name
 from recommender.api.workloads import WorkloadRef
 from vllm_plugin import names
 
-from .pods import OPTED_IN, template, vllm_pod
+from .pods import OPTED_IN, vllm_pod
 from .recommenders import (
     RecommenderProcess,
     condition,
+    deployed,
     found,
     measured_pod,
     opted_in,
@@ -42,20 +44,6 @@ def recommender(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) ->
 
 def requests_of(plane: ControlPlane, path: str) -> int:
     return int(((found(plane, path).get("status") or {}).get("measured") or {}).get("requests", -1))
-
-
-def deployed(plane: ControlPlane, namespace: str, pod: dict[str, Any]) -> str:
-    """A Deployment of `pod`; the name of the pod that its controllers make, which runs."""
-    spec = {"replicas": 1, "selector": {"matchLabels": {"app": "llama"}}}
-    labels = {"app": "llama", **(pod["metadata"].get("labels") or {})}
-    spec["template"] = template(pod, **labels)
-    metadata = {"name": "llama", "namespace": namespace}
-    plane.client.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
-    pods = f"/api/v1/namespaces/{namespace}/pods"
-    plane.wait_for(lambda: plane.client.get(pods)["items"], "pod of the Deployment")
-    [made] = plane.client.get(pods)["items"]
-    run(plane, namespace, made["metadata"]["name"])
-    return str(made["metadata"]["name"])
 
 
 def test_from_a_deployment_to_its_recommendation(controllers: ControlPlane, recommender: RecommenderProcess) -> None:
@@ -86,6 +74,14 @@ def test_from_a_deployment_to_its_recommendation(controllers: ControlPlane, reco
         assert event["involvedObject"]["uid"] == made["metadata"]["uid"]
         assert "KV cache" in event["message"]
 
+        [listed] = answered(recommender, f"workloads?namespace={namespace}")["workloads"]
+        assert (listed["name"], listed["paused"]) == ("llama", True)
+        assert listed["target"]["kvBytes"] > 0
+        explained = answered(recommender, f"namespaces/{namespace}/workloads/llama")
+        assert "Recommended" in {change["reason"] for change in explained["changes"]}
+        assert explained["intervals"]
+        assert answered(recommender, "plan").keys() == {"stocks", "leftOut"}
+
         plane.stop_api_server()
         engine.look_up([1, 2], requests=30)
         plane.wait_for(lambda: "pods: " in recommender.answer("/readyz"), "trouble", seconds=30)
@@ -94,6 +90,10 @@ def test_from_a_deployment_to_its_recommendation(controllers: ControlPlane, reco
         engine.look_up([1, 2], requests=12)
         plane.wait_for(lambda: requests_of(plane, path) == 342, "what came meanwhile", seconds=60)
         plane.wait_for(lambda: recommender.answer("/readyz") == "ok", "readiness", seconds=60)
+
+
+def answered(recommender: RecommenderProcess, question: str) -> Any:
+    return json.loads(recommender.answer(f"/api/v1/{question}"))
 
 
 @pytest.mark.usefixtures("recommender")
@@ -174,11 +174,7 @@ def test_a_policy_that_cannot_be_followed(crds: ControlPlane) -> None:
     policy = f"/apis/{names.API_VERSION}/vllmpolicies/mistaken"
     put_policy(crds, "mistaken", observationWindow="24s")
     crds.wait_for(lambda: condition(found(crds, policy), "Valid").get("status") == "True", "condition", seconds=60)
-    etcd = f"http://127.0.0.1:{crds._etcd_port}/v3/kv"
-    key = base64.b64encode(f"/registry/{names.GROUP}/vllmpolicies/mistaken".encode()).decode()
-    [stored] = httpx.post(f"{etcd}/range", json={"key": key}).json()["kvs"]
-    text = base64.b64decode(stored["value"]).replace(b'"24s"', b'"two days"')
-    httpx.post(f"{etcd}/put", json={"key": key, "value": base64.b64encode(text).decode()}).raise_for_status()
+    overwrite(crds, "vllmpolicies/mistaken", b'"24s"', b'"two days"')
     crds.wait_for(lambda: condition(found(crds, policy), "Valid").get("status") == "False", "condition", seconds=60)
     stands = crds.client.get(policy)
     assert stands["spec"]["observationWindow"] == "two days"
@@ -188,3 +184,31 @@ def test_a_policy_that_cannot_be_followed(crds: ControlPlane) -> None:
     assert said["observedGeneration"] == stands["metadata"]["generation"]
     assert told(crds, "default", "mistaken", "LastValidGoesOn")["type"] == "Warning"
     crds.client.delete(policy)
+
+
+@pytest.mark.usefixtures("recommender")
+def test_automation_that_cannot_be_followed(crds: ControlPlane) -> None:
+    """Of another release, or from before the API server knew what is valid: what it said before goes on."""
+    automation = f"/apis/{names.API_VERSION}/automatednamespaces/mistaken-automation"
+    opted_in(crds, "mistaken-automation", "hasty")
+    crds.wait_for(lambda: condition(found(crds, automation), "Valid").get("status") == "True", "condition", seconds=60)
+    overwrite(crds, "automatednamespaces/mistaken-automation", b'"vllmOptimize":true', b'"vllmOptimize":"often"')
+    crds.wait_for(lambda: condition(found(crds, automation), "Valid").get("status") == "False", "condition", seconds=60)
+    stands = crds.client.get(automation)
+    assert stands["spec"] == {"vllmOptimize": "often", "defaultVllmPolicy": "hasty"}
+    said = condition(stands, "Valid")
+    assert said["reason"] == "LastValidGoesOn"
+    assert "spec.vllmOptimize" in said["message"]
+    assert told(crds, "default", "mistaken-automation", "LastValidGoesOn")["type"] == "Warning"
+    crds.client.delete(automation)
+
+
+def overwrite(plane: ControlPlane, of_ours: str, before: bytes, after: bytes) -> None:
+    """Change what is stored of an object of ours, behind the API server's back."""
+    etcd = f"http://127.0.0.1:{plane._etcd_port}/v3/kv"
+    key = base64.b64encode(f"/registry/{names.GROUP}/{of_ours}".encode()).decode()
+    [stored] = httpx.post(f"{etcd}/range", json={"key": key}).json()["kvs"]
+    text = base64.b64decode(stored["value"])
+    assert before in text
+    value = base64.b64encode(text.replace(before, after)).decode()
+    httpx.post(f"{etcd}/put", json={"key": key, "value": value}).raise_for_status()

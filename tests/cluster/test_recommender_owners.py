@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from bench.lab.control_plane import ControlPlane
@@ -21,6 +22,11 @@ from .recommenders import measured_pod
 
 LWS = "leaderworkerset.sigs.k8s.io/name"
 KSERVE = "serving.kserve.io/inferenceservice"
+CUSTOM = {
+    "Rollout": ("argoproj.io", "v1alpha1", "rollouts"),
+    "LeaderWorkerSet": ("leaderworkerset.x-k8s.io", "v1", "leaderworkersets"),
+    "InferenceService": ("serving.kserve.io", "v1beta1", "inferenceservices"),
+}
 GROUPS = [
     CustomOwnerGroup(name="servers", owner=OwnerKind(group="batch", kind="CronJob")),
     CustomOwnerGroup(name="teams", by_labels=["team"]),
@@ -33,6 +39,28 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
+@contextmanager
+def custom_kinds(plane: ControlPlane) -> Iterator[None]:
+    """The kinds of others, without their schemas."""
+    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    for kind, (group, version, plural) in CUSTOM.items():
+        names = {"plural": plural, "kind": kind, "singular": kind.lower(), "listKind": f"{kind}List"}
+        versions = [{"name": version, "served": True, "storage": True, "schema": schema}]
+        spec = {"group": group, "scope": "Namespaced", "names": names, "versions": versions}
+        metadata = {"name": f"{plural}.{group}"}
+        definition = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
+        plane.client.apply({**definition, "metadata": metadata, "spec": spec})
+    try:
+        for kind, (group, version, plural) in CUSTOM.items():
+            path = f"/apis/{group}/{version}/{plural}"
+            plane.wait_for(lambda path=path: plane.exists(path), kind)
+        yield
+    finally:
+        for group, _, plural in CUSTOM.values():
+            plane.client.http.delete(f"{definitions}/{plural}.{group}").raise_for_status()
+
+
 def make(plane: ControlPlane, kind: str, namespace: str, name: str, owner: dict[str, Any] | None, **more: Any) -> Any:
     """A workload of `kind` with an owner; what refers to it."""
     template = {"metadata": {"labels": {"a": name}}, "spec": {"containers": [{"name": "main", "image": "i"}]}}
@@ -42,6 +70,7 @@ def make(plane: ControlPlane, kind: str, namespace: str, name: str, owner: dict[
         "Job": ("batch/v1", once),
         "CronJob": ("batch/v1", {"schedule": "0 0 1 1 *", "suspend": True, "jobTemplate": {"spec": once}}),
         "DaemonSet": ("apps/v1", selecting),
+        **{kind: (f"{group}/{version}", {"replicas": 0}) for kind, (group, version, _) in CUSTOM.items()},
     }.get(kind, ("apps/v1", {**selecting, "replicas": 0}))
     metadata = {"name": name, "namespace": namespace, "ownerReferences": [owner] if owner else [], **more}
     made = plane.client.apply({"apiVersion": group, "kind": kind, "metadata": metadata, "spec": spec})
@@ -49,6 +78,11 @@ def make(plane: ControlPlane, kind: str, namespace: str, name: str, owner: dict[
 
 
 async def test_every_pod_is_of_the_same_workload_for_both(crds: ControlPlane) -> None:
+    with custom_kinds(crds):
+        await _compare(crds)
+
+
+async def _compare(crds: ControlPlane) -> None:
     # Nobody is to make pods, or remove ours.
     crds.stop_controller_manager()
     namespace, client = crds.namespace("same-workloads", OPTED_IN), crds.client
@@ -69,7 +103,13 @@ async def test_every_pod_is_of_the_same_workload_for_both(crds: ControlPlane) ->
     pod("scheduled", make(crds, "Job", namespace, "nightly-29453760", nightly, **excluded))
     pod("once", make(crds, "Job", namespace, "once", nightly))
     pod("alone", None)
+    rolled = {"rollouts-pod-template-hash": "7c"}
+    rollout = make(crds, "Rollout", namespace, "rolling", None)
+    pod("rolled", make(crds, "ReplicaSet", namespace, "rolling-7c", rollout, labels=rolled), **rolled)
+    # Their pods name them by labels alone.
+    make(crds, "LeaderWorkerSet", namespace, "big", None, **excluded)
     pod("grouped", None, **{LWS: "big"})
+    make(crds, "InferenceService", namespace, "chat", None)
     pod("served", None, **{KSERVE: "chat"})
     pod("teamed", make(crds, "StatefulSet", namespace, "of-a-team", None), team="a")
     automation = ClusterAutomationSpec(custom_owner_groups=GROUPS).to_json()
@@ -77,7 +117,7 @@ async def test_every_pod_is_of_the_same_workload_for_both(crds: ControlPlane) ->
     server = await ApiServer.connect(crds.kubeconfig)
     watch, objects = ClusterWatch(server), ClusterObjects(server, Telemetry())
     try:
-        async with watch.running(), objects.running():
+        async with watch.running(), objects.following():
             await until(lambda: watch.knowledge is not None and objects.synced)
             raws = client.get(f"/api/v1/namespaces/{namespace}/pods")["items"]
             for groups in ([], GROUPS):
@@ -92,7 +132,7 @@ async def test_every_pod_is_of_the_same_workload_for_both(crds: ControlPlane) ->
                 for raw in raws:
                     one = found[raw["metadata"]["name"]]
                     assert one.key.workload == knowledge.workload(namespace, raw)
-                    assert one.excluded == knowledge.excluded(namespace, raw)
+                    assert one.excluded == knowledge.excluded(namespace, raw), one.name
                     assert one.uid == raw["metadata"]["uid"]
                 assert {str(one.key.workload) for one in found.values()} == {
                     "Deployment/llama",
@@ -101,11 +141,12 @@ async def test_every_pod_is_of_the_same_workload_for_both(crds: ControlPlane) ->
                     "DaemonSet/daemon",
                     "CronJob/nightly",
                     "Pod/alone",
+                    "Rollout/rolling",
                     "LeaderWorkerSet/big",
                     "InferenceService/chat",
                     *(["OwnerGroup/teams.a"] if groups else ["StatefulSet/of-a-team", "Job/once"]),
                 }
-                assert {one.name for one in found.values() if one.excluded} == {"stateful", "scheduled"}
+                assert {one.name for one in found.values() if one.excluded} == {"stateful", "scheduled", "grouped"}
     finally:
         await server.close()
         client.http.delete(f"/apis/{API_VERSION}/clusterautomations/default")

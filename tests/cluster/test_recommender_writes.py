@@ -39,7 +39,7 @@ async def working(plane: ControlPlane, folder: Path) -> AsyncIterator[tuple[Clus
     pace = WritePace(first_delay=0.05, try_again=0.2)
     objects = ClusterObjects(server, telemetry, Pace(first_delay=0.05, look_again=0.2), pace, "test")
     try:
-        async with objects.running():
+        async with objects.following(), objects.writing(server):
             await until(lambda: objects.synced)
             yield objects, telemetry
     finally:
@@ -81,7 +81,7 @@ async def test_what_is_written_is_read_back_and_written_once(crds: ControlPlane,
         assert read["metadata"]["uid"] == stored["metadata"]["uid"]
         # Also once the watch has shown it, floats that Go writes as whole numbers included.
         assert not objects.apply_status(made)
-        await until(lambda: not objects._ahead.keys(KIND))
+        await until(lambda: objects._ahead is not None and not objects._ahead.keys(KIND))
         assert not objects.apply_status(made)
         assert not objects.apply_status({**made, "metadata": {"name": "nobody", "namespace": namespace}})
 

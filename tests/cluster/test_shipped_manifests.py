@@ -29,8 +29,9 @@ ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{SERVICE}"
 SECRET = f"{SERVICE}-tls"
 
 
-def _shipped(kind: str) -> Raw:
-    [found] = [found for file in MANIFESTS.glob("webhook-*.yaml") for found in documents(file) if found["kind"] == kind]
+def _shipped(kind: str, component: str = "webhook") -> Raw:
+    files = MANIFESTS.glob(f"{component}-*.yaml")
+    [found] = [found for file in files for found in documents(file) if found["kind"] == kind]
     return found
 
 
@@ -47,20 +48,41 @@ def test_the_api_server_accepts_it(webhook: Webhook, file: Path) -> None:
         assert client.warnings == []
 
 
-def test_its_pods_are_admitted_in_its_namespace(webhook: Webhook) -> None:
+@pytest.mark.parametrize("component", ["webhook", "recommender"])
+def test_its_pods_are_admitted_in_its_namespace(webhook: Webhook, component: str) -> None:
     """Whose Pod Security level is the strictest; and our own webhook is not asked about them."""
     client = webhook.plane.client
     assert client.get(f"/api/v1/namespaces/{NAMESPACE}")["metadata"]["labels"][
         "pod-security.kubernetes.io/enforce"
     ] == ("restricted")
-    template = _shipped("Deployment")["spec"]["template"]
-    pod = {"metadata": template["metadata"] | {"name": "webhook"}, "spec": template["spec"]}
+    if component == "recommender":
+        client.apply(_shipped("ServiceAccount", component))
+    template = _shipped("Deployment", component)["spec"]["template"]
+    pod = {"metadata": template["metadata"] | {"name": component}, "spec": template["spec"]}
     path = f"/api/v1/namespaces/{NAMESPACE}/pods"
     made = client.create(path, pod, dryRun="All")
     assert made["spec"]["containers"][0]["args"] == template["spec"]["containers"][0]["args"]
     del pod["spec"]["containers"][0]["securityContext"]
     with pytest.raises(StatusError, match="violates PodSecurity"):
         client.create(path, pod, dryRun="All")
+
+
+def test_the_recommender_is_one_on_its_volume() -> None:
+    """Which a second one could not mount elsewhere. Its port is the one that is probed and scraped."""
+    deployment, claim = _shipped("Deployment", "recommender"), _shipped("PersistentVolumeClaim", "recommender")
+    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]["type"]) == (1, "Recreate")
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    pod = deployment["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    [volume] = [one for one in pod["volumes"] if "persistentVolumeClaim" in one]
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    [mount] = [one for one in container["volumeMounts"] if one["name"] == volume["name"]]
+    assert f"--history={mount['mountPath']}/history.db" in container["args"]
+    [port], [served] = container["ports"], _shipped("Service", "recommender")["spec"]["ports"]
+    assert f"--port={port['containerPort']}" in container["args"]
+    assert {served["targetPort"], container["livenessProbe"]["httpGet"]["port"]} == {port["name"]}
+    selector = _shipped("Service", "recommender")["spec"]["selector"]
+    assert selector.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
 
 
 def test_it_fits_together() -> None:

@@ -7,7 +7,7 @@ import json
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -36,6 +36,14 @@ _RELOAD_SECONDS = 10.0
 """Credentials are read again at most this often."""
 _LONGEST_WAIT_SECONDS = 60.0
 """Whatever a server or a proxy asks for."""
+
+
+Permission = Callable[[], float]
+"""For how many seconds from now on requests may be under way; 0 or less: none may be sent."""
+
+
+class NotPermittedError(aiohttp.ClientError):
+    """The request was not sent: whoever made the connection does not permit it at this moment."""
 
 
 class CredentialsError(ValueError):
@@ -68,17 +76,30 @@ class ApiServer:
     Credentials that end (tokens, what exec plugins gave, a new CA) are read again where the server refuses them.
     """
 
-    def __init__(self, kubeconfig: Path | None, context: str | None, configuration: Configuration) -> None:
+    def __init__(
+        self,
+        kubeconfig: Path | None,
+        context: str | None,
+        configuration: Configuration,
+        permitted: Permission | None = None,
+    ) -> None:
         self._kubeconfig = kubeconfig
         self._context = context
+        self._permitted = permitted
         self._use(configuration)
         self._loaded_at = time.monotonic()
 
     @classmethod
-    async def connect(cls, kubeconfig: Path | None = None, context: str | None = None) -> ApiServer:
+    async def connect(
+        cls, kubeconfig: Path | None = None, context: str | None = None, permitted: Permission | None = None
+    ) -> ApiServer:
         """By the file `kubeconfig` and, of its contexts, `context` or else the current one; or without a file by the
-        service account of the pod. Raises `CredentialsError`."""
-        return cls(kubeconfig, context, await _configuration(kubeconfig, context))
+        service account of the pod. Raises `CredentialsError`.
+
+        Where `permitted` is given, every request asks it, the last time when its bytes are about to leave, and is given
+        up when that time is over.
+        """
+        return cls(kubeconfig, context, await _configuration(kubeconfig, context), permitted)
 
     @property
     def url(self) -> str:
@@ -94,8 +115,10 @@ class ApiServer:
         content_type: str = JSON,
         accept: str = JSON,
     ) -> Raw:
-        """The object that the server answers with. Raises `ApiError`, or one of `CONNECTION_ERRORS`."""
-        timeout = aiohttp.ClientTimeout(total=_REQUEST_SECONDS, sock_connect=_CONNECT_SECONDS)
+        """The object that the server answers with. Raises `ApiError`, or one of `CONNECTION_ERRORS`, of which
+        `NotPermittedError` is one."""
+        seconds = _REQUEST_SECONDS if self._permitted is None else min(_REQUEST_SECONDS, self._left(self._permitted))
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS, ceil_threshold=_REQUEST_SECONDS)
         async with self._opened(method, path, query, body, content_type, accept, timeout) as response:
             answer: Raw = json.loads(await response.read())
             return answer
@@ -154,7 +177,28 @@ class ApiServer:
         self._use(configuration)
         await old.close()
 
+    @staticmethod
+    def _left(permitted: Permission) -> float:
+        left = permitted()
+        if left <= 0:
+            raise NotPermittedError("it is not permitted at this moment")
+        return left
+
+    def _guard(self, permitted: Permission) -> aiohttp.TraceConfig:
+        """Asks once more before anything of a request leaves: meanwhile a connection may have been waited for, or the
+        whole process may have stood still."""
+
+        async def ask(*_: object) -> None:
+            self._left(permitted)
+
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(ask)
+        trace.on_request_chunk_sent.append(ask)
+        return trace
+
     def _use(self, configuration: Configuration) -> None:
+        if self._permitted is not None:
+            configuration.trace_configs = [self._guard(self._permitted)]
         self._configuration = configuration
         self._transport = RESTClientObject(configuration)
 

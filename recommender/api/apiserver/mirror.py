@@ -30,6 +30,10 @@ class Mirror:
             troubles.append(f"not read yet: {', '.join(waiting)}")
         return "; ".join(troubles) or None
 
+    def lacks(self) -> Mapping[str, bool]:
+        """Whether a collection that may be refused is, by kind."""
+        return {reflector.resource.kind: reflector.lack is not None for reflector in self._reflectors}
+
     def ages(self) -> Mapping[str, float]:
         """Seconds, by kind, since the server was last heard of."""
         return {reflector.resource.kind: reflector.age_seconds for reflector in self._reflectors}

@@ -92,6 +92,7 @@ class Reflector(Generic[T]):
         selection: Selection | None = None,
         metadata_only: bool = False,
         may_be_absent: bool = False,
+        may_be_refused: bool = False,
         pace: Pace | None = None,
     ) -> None:
         self.resource = resource
@@ -101,6 +102,7 @@ class Reflector(Generic[T]):
         self._selection = selection or Selection()
         self._accept, self._accept_list = (METADATA, METADATA_LIST) if metadata_only else (JSON, JSON)
         self._may_be_absent = may_be_absent
+        self._may_be_refused = may_be_refused
         self._pace = pace or Pace()
         self._objects: dict[Key, T] = {}
         self._misread: dict[Key, str] = {}
@@ -108,6 +110,7 @@ class Reflector(Generic[T]):
         self._synced = False
         self._heard_at: float | None = None
         self._trouble: str | None = None
+        self._lack: str | None = None
         self._failures = 0
         self._paged = True
 
@@ -135,6 +138,11 @@ class Reflector(Generic[T]):
     def trouble(self) -> str | None:
         """Why the collection is not followed at this moment, in a sentence."""
         return self._trouble
+
+    @property
+    def lack(self) -> str | None:
+        """Why a collection that may be refused is not followed: whoever reads it goes without."""
+        return self._lack
 
     async def run(self) -> None:
         while True:
@@ -262,9 +270,9 @@ class Reflector(Generic[T]):
 
     def _heard(self) -> None:
         self._heard_at = time.monotonic()
-        if self._trouble is not None:
+        if self._trouble is not None or self._lack is not None:
             logger.info("%s are followed again", self.resource)
-            self._trouble = None
+            self._trouble = self._lack = None
 
     def _refused(self, error: ApiError) -> float:
         """What a refusal means, and how long to wait."""
@@ -280,12 +288,12 @@ class Reflector(Generic[T]):
             self._synced = self._may_be_absent
             if self._may_be_absent:
                 self._heard_at = time.monotonic()
-                self._trouble = None
+                self._trouble = self._lack = None
             else:
                 self._say(f"the cluster has no {self.resource}: install its CustomResourceDefinition")
             return self._delay(self._pace.look_again)
         if error.status == 403:
-            self._say(f"not allowed: {error.message} (grant the verbs list and watch on {self.resource})")
+            self._denied(f"not allowed: {error.message} (grant the verbs list and watch on {self.resource})")
             # Without a pause at first: an API server that has just started refuses all until it has read its roles.
             self._failures += 1
             return self._delay(min(self._backoff(), self._pace.look_again))
@@ -294,6 +302,17 @@ class Reflector(Generic[T]):
         delay = self._failed(str(error))
         asked = error.retry_after_seconds
         return delay if asked is None else self._delay(max(asked, self._pace.first_delay))
+
+    def _denied(self, sentence: str) -> None:
+        if not self._may_be_refused:
+            self._say(sentence)
+            return
+        if sentence != self._lack:
+            logger.warning("%s are not followed, and what needs them does without: %s", self.resource, sentence)
+        self._lack, self._trouble = sentence, None
+        # Whoever reads need not wait for it; and the server was heard of.
+        self._synced = True
+        self._heard_at = time.monotonic()
 
     def _failed(self, sentence: str) -> float:
         self._say(sentence)

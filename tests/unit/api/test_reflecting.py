@@ -301,6 +301,26 @@ async def test_what_is_not_allowed_is_named(caplog: pytest.LogCaptureFixture) ->
     assert caplog.text.count("grant the verbs") == 1
 
 
+async def test_what_one_can_do_without(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody waits for it, it is said once, and it is followed once it may be; what was known before holds on."""
+    api = FakeApi(refusals=[(403, "Forbidden")] * 5)
+    api.put(thing("a", 1))
+    with caplog.at_level(logging.INFO):
+        async with following(api, may_be_refused=True) as one:
+            await until(lambda: one.reflector.lack is not None)
+            assert (one.reflector.synced, one.reflector.trouble, one.held()) == (True, None, {})
+            assert "grant the verbs list and watch on things.example.org" in str(one.reflector.lack)
+            assert one.reflector.age_seconds < 5
+            await until(lambda: one.reflector.lack is None)
+            await one.agrees()
+            api.refusals += [(403, "Forbidden")] * 5
+            api.hang_up()
+            await until(lambda: one.reflector.lack is not None)
+            assert one.held() == {"a": 1}
+            await until(lambda: one.reflector.lack is None)
+    assert caplog.text.count("what needs them does without") == 2
+
+
 async def test_trouble_ends_with_the_next_watch() -> None:
     """Not only with its first event, which may be a minute away."""
     api = FakeApi()

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.cases import Case
 from bench.plugin_replay import PluginReplay
 from bench.referee import JudgeMissingError, Referee, Summary, Verdict, load_judge
-from bench.sizing import Case, main, usable_blocks
+from bench.sizing import main, usable_blocks
 from recommender.evaluation import Assessment
 from recommender.histograms import unpack
 
@@ -22,7 +23,9 @@ def workload(chains: list[list[int]], tokens: list[int]) -> Any:
     hardware = SimpleNamespace(name="tiny", block_bytes=1 << 21, weights=1e9, default_blocks=USABLE)
     return SimpleNamespace(
         hardware=hardware,
+        name="tiny",
         max_model_len=320,
+        floor=21,
         observe=100.0,
         n_content=1 + max(max(chain) for chain in chains),
         t=np.arange(len(chains), dtype=float),
@@ -126,6 +129,24 @@ def test_the_history_is_cut_into_intervals_of_the_window():
 
 def test_without_a_recommendation_the_pool_stays():
     assert usable_blocks(Assessment(), 77) == 77
+
+
+def test_a_request_that_does_not_fit_even_by_default_is_said():
+    referee = Referee(SimpleNamespace(simulate=lambda *_: None), workload([[0]], [20]))
+    with pytest.raises(JudgeMissingError, match="workload tiny: a request does not fit into the default, 100 blocks"):
+        Case("tiny", referee).history(50, Case("tiny", referee).policy(), 100.0)
+
+
+def test_of_changes_that_do_not_fit_the_judge_says_no_more():
+    judge = SimpleNamespace(
+        simulate=lambda *_: {"hr": 0.9},
+        judge_changes=lambda *_: {"breaches": {"does_not_fit": 30}},
+        oracle=lambda _: 40,
+        metrics=lambda _, run, __: run,
+    )
+    verdict, pieces = Referee(judge, workload([[0]], [20])).verdict_of_changes([(100.0, 30)])
+    assert verdict == Verdict(30, 40, 0.0, {"does_not_fit": 1})
+    assert not pieces
 
 
 def test_the_judge_is_not_asked_to_replay_a_size_twice():

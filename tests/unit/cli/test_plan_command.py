@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -55,6 +57,37 @@ def test_json_for_programs(cli: Cli, objects: Path) -> None:
     placed = [engine["name"] for card in potential["cards"] for engine in card["engines"]]
     assert placed.count("chat/llama-3-70b-0/vllm") == 4
     assert stock["migProfiles"]["chat/mistral-7b-0/vllm"] == "3g.40gb"
+
+
+def test_prices_of_opencost(cli: Cli, objects: Path) -> None:
+    """Of a node that it knows; the map comes first."""
+    asset = {"type": "Node", "gpuCost": 96.0, "GPUHours": 192.0}
+    nodes = {name: {**asset, "properties": {"name": name, "cluster": "one"}} for name in ("gpu-a", "gpu-b")}
+    body = json.dumps({"code": 200, "data": nodes}).encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/assets?window=24h" else 404)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        done = cli("plan", "--objects", str(objects), "--opencost", url, "-o", "json")
+        server.shutdown()
+    [stock] = json.loads(done.stdout)["stocks"]
+    assert stock["potential"]["worthPerMonth"] == pytest.approx(4 * 0.5 * 730)
+    away = cli("plan", "--objects", str(objects), "--opencost", url)
+    assert away.returncode == 1
+    assert f"OpenCost at 127.0.0.1:{server.server_address[1]} cannot be asked" in away.stderr
+    wrong = cli("plan", "--objects", str(objects), "--opencost", "opencost:9003")
+    assert wrong.returncode == 2
+    assert "--opencost opencost:9003 is no URL" in wrong.stderr
 
 
 def test_without_a_price(cli: Cli, objects: Path) -> None:

@@ -93,3 +93,17 @@ def test_what_a_dry_run_would_change(explained: Explained) -> None:
     assert "- --gpu-memory-utilization=0.9" in done.stdout
     assert "+ nvidia.com/gpumem: 30721" in done.stdout
     assert "Dry run" not in explained().stdout
+
+
+def test_advice_about_the_longest_request(explained: Explained) -> None:
+    advice = {
+        "max_model_len": 131072,
+        "longest_request_tokens": 9000,
+        "suggested_max_model_len": 10240,
+        "kv_bytes": 1 << 30,
+        "message": "with --max-model-len=10240 [1 GiB] would do",
+    }
+    assert advice["message"] in explained(max_model_len_advice=advice).stdout
+    told = json.loads(explained("-o", "json", max_model_len_advice=advice).stdout)
+    assert told["recommendation"]["status"]["maxModelLenAdvice"]["suggestedMaxModelLen"] == 10240
+    assert "max-model-len" not in explained().stdout

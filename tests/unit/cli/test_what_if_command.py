@@ -72,7 +72,20 @@ def test_a_table(cli: Cli, left: tuple[str, ...]) -> None:
     head, row = done.stdout.strip().splitlines()
     assert "own pool" in head
     assert "8.00 GiB" in row
+    # Weights and overhead are 18 GiB.
+    size = float(row.split()[4])
+    assert f"– → {18 + size:.2f}" in row
     assert "chat/" in row
+
+
+def test_several_are_summed_up(cli: Cli, left: tuple[str, ...]) -> None:
+    store = FileObjectStore(Path(left[1]))
+    [raw] = store.list(VLLMRecommendation.KIND)
+    store.apply({**raw, "metadata": {**raw["metadata"], "name": "again", "namespace": "dev"}})
+    done = cli("what-if", *left, "--set", "minKV=7Gi")
+    lines = done.stdout.splitlines()
+    assert lines[3].split()[:9] == ["all", "2", "8.00", "GiB", "8.00", "GiB", "7.00", "GiB", "-1.00"]
+    assert "dev/Deployment/llama/vllm: nothing would be recommended" in done.stdout
 
 
 def test_json_for_programs(cli: Cli, left: tuple[str, ...]) -> None:

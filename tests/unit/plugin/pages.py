@@ -48,6 +48,7 @@ def worker(number: int = 0, rank: int = 0, server: str = "1-0") -> dict[str, Any
         "weights_bytes": 200 * MIB,
         "capacity_bytes": 100 * MIB,
         "block_bytes": MIB,
+        "reserved_bytes": 7 * MIB,
         "total_bytes": 1000 * MIB,
         "allocated_bytes": 500 * MIB,
         "overhead_bytes": {"activations": 1, "cuda_graphs": 2, "non_torch": 3, "other": 4},

@@ -175,6 +175,27 @@ def test_an_estimate_that_vllm_does_not_apply_is_not_in_the_activations(
     assert report_of(trackers[0])["overhead_bytes"]["activations"] == 2 * GIB
 
 
+@pytest.mark.parametrize(
+    # Torch holds 8.7 GiB, pool and weights among them.
+    ("cache", "allocated"),
+    [({"kv_cache_memory_bytes": 3 * GIB}, 9 * GIB + 700 * MIB), ({}, 72 * GIB)],
+)
+def test_what_is_kept_for_pictures_is_told_and_claimed(
+    trackers: list[WorkerTracker], monkeypatch: pytest.MonkeyPatch, cache: dict[str, Any], allocated: int
+) -> None:
+    """By vLLM's own rule, which is that of a release with one."""
+    rule = SimpleNamespace(reserve_mm_ipc_gpu_memory=lambda available, multimodal, _: available - multimodal)
+    monkeypatch.setitem(sys.modules, "vllm.multimodal.gpu_ipc_memory", rule)  # type: ignore[arg-type]  # no module
+    given = config(gpu_memory_utilization=0.9, **cache)
+    given.model_config = SimpleNamespace(multimodal_config=1 * GIB)
+    given.parallel_config = SimpleNamespace(_api_process_count=1)
+    WorkerBase(given).compile_or_warm_up_model()
+    report = report_of(trackers[0])
+    assert report["reserved_bytes"] == 1 * GIB
+    assert report["allocated_bytes"] == allocated
+    assert f'{names.KV_CACHE_RESERVED_BYTES}{{engine="0",rank="0"}} {1 << 30}' in render([snapshot_of(report)])
+
+
 def test_what_sleeps_is_not_on_the_device(trackers: list[WorkerTracker]) -> None:
     worker = WorkerBase(config(gpu_memory_utilization=0.9))
     (tracker,) = trackers

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from synthetic import KEY, SyntheticEngine, cluster_objects, pod_object, policy_object, served
 
-from recommender import recommending
+from recommender import evaluating
 from recommender.api.claims import KIND
 from recommender.api.object_store import FileObjectStore
 from recommender.api.objects import ObjectMeta
@@ -70,7 +70,7 @@ class Rounds:
 
 @pytest.fixture
 async def rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rounds]:
-    monkeypatch.setattr(recommending, "evaluate", sized(recommending.evaluate))
+    monkeypatch.setattr(evaluating, "evaluate", sized(evaluating.evaluate))
     store = FileObjectStore(tmp_path / "objects")
     engine, telemetry = SyntheticEngine(), Telemetry()
     prices = Prices(PriceMap(date=date(2026, 11, 1), products={PRODUCT: 2.0}))

@@ -157,6 +157,20 @@ def test_a_namespace_that_is_being_deleted(store: FileObjectStore) -> None:
     assert found(store).injected == ()
 
 
+def test_a_mirror_pod_is_none_of_ours() -> None:
+    """The webhook cannot change it, so that it is not waited for either; its GPUs are taken all the same."""
+    raw = pod_object(1)
+    raw["spec"]["containers"][1]["resources"] = {"limits": {"nvidia.com/gpu": "2"}}
+    raw["spec"]["nodeName"] = "gpu-a"
+    seen = seen_pod(raw)
+    assert seen is not None
+    assert (len(seen.engines), seen.node, seen.gpus) == (1, "gpu-a", (("vllm", 2),))
+    raw["metadata"]["annotations"]["kubernetes.io/config.mirror"] = "digest"
+    seen = seen_pod(raw)
+    assert seen is not None
+    assert (seen.engines, seen.gpus) == ((), (("vllm", 2),))
+
+
 def test_how_the_container_ended() -> None:
     ended = {"terminated": {"exitCode": 1, "reason": "Error", "message": "max seq len\n is too large"}}
     state = {"name": KEY.container, "ready": False, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}

@@ -112,6 +112,16 @@ def test_where_a_user_set_the_bytes_the_claim_says_nothing() -> None:
     assert target_of(found).allocation_bytes == 18 * GiB + target_of(found).kv_bytes
 
 
+def test_what_vllm_takes_off_the_bytes_it_is_told_comes_on_top() -> None:
+    """It decodes pictures with it: the pool is to have the blocks all the same, and utilization covers it already."""
+    plain = target_of(recommend(state()))
+    engine = replace(OWN, ranks=(replace(OWN.ranks[0], reserved_bytes=1 * GiB),))
+    target = target_of(recommend(state(PodReport(pod(), (engine,)))))
+    assert (target.kv_blocks, target.kv_bytes) == (plain.kv_blocks, plain.kv_bytes + 1 * GiB)
+    assert f"--kv-cache-memory-bytes={plain.kv_bytes + GiB}" in target.flags
+    assert target.gpu_memory_utilization == plain.gpu_memory_utilization
+
+
 def test_ranks_of_different_size_are_served_by_one_flag() -> None:
     first = OWN.ranks[0]
     second = replace(first, rank="1", block_bytes=first.block_bytes + 4096, total_bytes=48 * GiB)
@@ -297,3 +307,24 @@ def test_what_a_fingerprint_had_is_known_again_after_another_came_and_went() -> 
     assert status.target is not None
     assert (status.target.kv_bytes, status.target.bound_by) == (held, "hysteresis")
     assert found.standing == replace(known, recommended_bytes=held)
+
+
+# --- What became of the sizes that the plugin was to set ------------------------------------------------------------
+
+
+def test_a_pod_that_was_raised_to_what_vllm_starts_with_is_said_to_be() -> None:
+    first = recommend(state())
+    larger = replace(facts(blocks=target_of(first).kv_blocks + 700), override="raised")
+    reports = (PodReport(pod("llama-1", applied=True), (larger,)),)
+    found = recommend(state(*reports, previous=first), candidates=(target_of(first).kv_bytes,))
+    assert shown(found, APPLIED) == ("True", "RaisedToStart")
+
+
+def test_a_pod_whose_plugin_could_set_nothing_is_named() -> None:
+    first = recommend(state())
+    reports = (PodReport(pod("llama-1", applied=True), (replace(OWN, override="refused"),)),)
+    found = recommend(state(*reports, previous=first), candidates=(target_of(first).kv_bytes,))
+    assert shown(found, APPLIED) == ("False", "OverrideRefused")
+    condition = found.condition(APPLIED)
+    assert condition is not None
+    assert "llama-1" in condition.message

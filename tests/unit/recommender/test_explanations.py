@@ -15,11 +15,12 @@ from recommender.api.object_store import FileObjectStore
 from recommender.api.policies import PolicySpec
 from recommender.evaluation import evaluate
 from recommender.explanations import NothingToExplainError, explain
-from recommender.history import History, Memory
+from recommender.history import History
 from recommender.history_files import HistoryError
 from recommender.intervals import ClosedInterval, Series
 from recommender.resolution import ResolvedPolicy
 from recommender.samples import Counters
+from recommender.standings import Memory
 from recommender.workload_states import PodReport, WorkloadState
 
 W = 48 * 3600.0

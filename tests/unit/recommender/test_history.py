@@ -11,13 +11,13 @@ import pytest
 from synthetic import BLOCK_BYTES, KEY, facts, packed
 
 from recommender.histograms import BUCKETS, pack
-from recommender.history import History, HistoryReader, Memory
+from recommender.history import History, HistoryReader
 from recommender.history_files import HistoryError, HistoryInUseError, UnreadableHistoryError
 from recommender.history_rows import seal
 from recommender.intervals import ClosedInterval, Interval
 from recommender.keys import SeriesKey
 from recommender.samples import Counters
-from recommender.standings import Standing
+from recommender.standings import Memory, Standing
 
 FINGERPRINT = "f" * 16
 NOTHING = Memory(KEY, FINGERPRINT, "", 0.0, None, 0.0, None, 0.0)

@@ -85,6 +85,12 @@ def test_all_knees_at_once_are_the_knees_one_by_one(
     assert worst_knees(*asked) == one_by_one(*asked)
 
 
+def test_a_pool_beyond_the_last_bound_in_which_nothing_was_found() -> None:
+    quiet = [replace(_interval(random.Random(1), place * SLOT, 50, 5, 0), reuse=0) for place in range(96)]
+    window = Window.of([Series(SeriesKey(KEY, "f", "pod", "", "0"), facts(), tuple(quiet))], W, W)
+    assert worst_knees(window, 0.01, 4e11, 50.0, 99) == one_by_one(window, 0.01, 4e11, 50.0, 99)
+
+
 def one_by_one(window: Window, allowed: float, today: float, coverage: float, percentile: float) -> WorstKnees:
     """What `worst_knees` is to find, by a curve each."""
 

@@ -141,4 +141,4 @@ async def test_what_is_gone_has_no_figures(stand: Stand) -> None:
     stand.replace_pod(None)
     assert await stand.figures() == nothing
     assert stand.store.list("VLLMRecommendation")
-    assert not stand.recommender._own_pools
+    assert not stand.recommender._evaluator.own_pools

@@ -14,7 +14,7 @@ from recommender import scraping
 from recommender.discovery import Pod
 from recommender.exposition import parse_page
 from recommender.histograms import unpack
-from recommender.samples import RefusedSampleError
+from recommender.samples import ASLEEP, KVCACHED, NO_KV_CACHE, NothingToSizeError, RefusedSampleError
 from vllm_plugin import names
 from vllm_plugin.estimator import ReuseEstimator
 from vllm_plugin.exporter import Exporter
@@ -118,23 +118,43 @@ NO_POOL = {"capacity_bytes": 0, "block_bytes": 0}
 
 
 @pytest.mark.parametrize(
-    ("page", "reason"),
+    ("page", "reason", "sentence"),
     [
-        (page_of({"asleep": 1, **NO_REQUESTS}, {"weights_bytes": 0, "capacity_bytes": 0}), r"vLLM sleeps \(engine 0\)"),
-        (page_of({**NO_POOL, "reuse_counts": []}, NO_POOL), "the model keeps no KV cache"),
+        (
+            page_of({"asleep": 1, **NO_REQUESTS}, {"weights_bytes": 0, "capacity_bytes": 0}),
+            ASLEEP,
+            r"vLLM sleeps \(engine 0\)",
+        ),
+        (page_of({**NO_POOL, "reuse_counts": []}, NO_POOL), NO_KV_CACHE, "the model keeps no KV cache"),
         (
             page_of(
                 {"capacity_bytes": None, "reuse_counts": [], "info": {"override": names.OVERRIDE_KVCACHED}},
                 {"capacity_bytes": None, "block_bytes": None},
             ),
+            KVCACHED,
             "kvcached manages",
         ),
     ],
     ids=["asleep", "pooling", "kvcached"],
 )
-def test_a_page_on_which_nothing_is_to_be_sized_says_why(page: str, reason: str) -> None:
-    with pytest.raises(RefusedSampleError, match=reason):
+def test_a_page_on_which_nothing_is_to_be_sized_says_why(page: str, reason: str, sentence: str) -> None:
+    with pytest.raises(NothingToSizeError, match=sentence) as refused:
         parse_page(page)
+    assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        ({"max_model_len": "32768", "override": "raised"}, (32768, "raised")),
+        ({"max_model_len": "", "override": "none"}, (0, "none")),
+        ({"max_model_len": "-1"}, (0, "")),
+        ({"max_model_len": "9" * 40}, (0, "")),
+    ],
+)
+def test_what_an_engine_says_of_its_arguments(info: dict[str, str], expected: tuple[int, str]) -> None:
+    (found,) = parse_page(page_of({"info": info}, {})).engines
+    assert (found.facts.max_model_len, found.facts.override) == expected
 
 
 def test_another_pods_page_is_not_taken_for_this_ones() -> None:

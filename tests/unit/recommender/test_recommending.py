@@ -116,15 +116,15 @@ async def test_a_pause_is_not_overwritten(stand: Stand, monkeypatch: pytest.Monk
     """A person writes after the recommender has read, before it writes."""
     await stand.recommender.round()
 
-    original = stand.history.candidates
+    original = stand.history.remembered
 
-    def meanwhile(*arguments: Any) -> tuple[int, ...]:
+    def meanwhile(*arguments: Any) -> Any:
         raw = stand.recommendation()
         raw["spec"]["paused"] = True
         stand.store.apply(raw)
         return original(*arguments)
 
-    monkeypatch.setattr(stand.history, "candidates", meanwhile)
+    monkeypatch.setattr(stand.history, "remembered", meanwhile)
     # So that there is something to write.
     stand.store.apply(cluster_objects(policy="other")[1])
     await stand.recommender.round()
@@ -175,7 +175,7 @@ async def test_trouble_with_a_workload_is_said_once(
         raise RuntimeError(trouble[0])
 
     with monkeypatch.context() as broken:
-        broken.setattr("recommender.recommending.evaluate", fail)
+        broken.setattr("recommender.evaluating.evaluate", fail)
         for _ in range(3):
             await stand.recommender.round()
         assert caplog.text.count("cannot be evaluated") == 1
@@ -184,7 +184,7 @@ async def test_trouble_with_a_workload_is_said_once(
             await stand.recommender.round()
         assert caplog.text.count("cannot be evaluated") == 2
     await stand.recommender.round()
-    monkeypatch.setattr("recommender.recommending.evaluate", fail)
+    monkeypatch.setattr("recommender.evaluating.evaluate", fail)
     stand.store.apply(policy_object(**POLICY, percentile=95))
     await stand.recommender.round()
     assert caplog.text.count("cannot be evaluated") == 3

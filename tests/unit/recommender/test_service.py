@@ -20,12 +20,15 @@ from recommender.api.listening import ListenError
 from recommender.api.object_store import FileObjectStore
 from recommender.api.plugin_wheel import plugin_map_name
 from recommender.api.recommendations import RECOMMENDED, VLLMRecommendation
+from recommender.api.scopes import Scope
 from recommender.api.workloads import recommendation_name
 from recommender.explanations import explain
 from recommender.history import History
-from recommender.recommending import scrape_period
+from recommender.recommending import Recommender, scrape_period
+from recommender.rounds import Rounds
 from recommender.scraping import Scraper
-from recommender.service import RecommenderSettings, _Objects, _Service, run
+from recommender.service import RecommenderSettings, run
+from recommender.sources import in_folder
 from recommender.telemetry import Telemetry
 
 POLICY = {"observationWindow": "24s", "windowCoverage": 5, "minRequests": 100}
@@ -101,6 +104,8 @@ async def test_from_a_pods_page_to_a_recommendation_and_its_explanation(settings
     assert target.bound_by in ("hitRate", "hysteresis")
     assert explained.decided_by in ("hitRate", "hysteresis")
     assert explained.to_json()["intervals"]
+    assert explained.changes[0].reason == "Recommended"
+    assert explained.changes[-1].kv_bytes == explained.recommendation.status.target.kv_bytes
     assert store.get("ConfigMap", KEY.namespace, plugin_map_name()) is not None
 
 
@@ -203,14 +208,14 @@ async def test_pods_that_do_not_answer_are_no_reason_to_start_anew(settings: Rec
     store = FileObjectStore(settings.objects or settings.history.parent)
     with History.open(settings.history) as history:
         async with Scraper() as scraper:
-            objects = _Objects("here", store, store.revision)
-            service = _Service(settings, history, scraper, Telemetry(), objects)
-            service._ended -= 300
-            assert service.alive() is not None
-            service.recommender.longest_look = 2 * scraper.longest(20_000)
-            assert service.alive() is None
-            service._ended -= 300
-            assert "no round of scrapes ended in the last 600 s" in str(service.alive())
+            recommender = Recommender(store, history, scraper, Telemetry())
+            rounds = Rounds(recommender, in_folder(store.folder, Scope.OPT_IN), Telemetry(), settings.history)
+            rounds._ended -= 300
+            assert rounds.alive() is not None
+            recommender.longest_look = 2 * scraper.longest(20_000)
+            assert rounds.alive() is None
+            rounds._ended -= 300
+            assert "no round of scrapes ended in the last 600 s" in str(rounds.alive())
 
 
 async def test_without_the_api_server_it_waits(settings: RecommenderSettings, tmp_path: Path) -> None:

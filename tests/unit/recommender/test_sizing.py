@@ -54,10 +54,10 @@ def blocks(sizing: Sizing) -> int:
 @pytest.mark.parametrize(
     ("spec", "demand", "bound_by", "expected"),
     [
-        # The knee of an even spread over 1,200 blocks lies a little below its end; × 1.05.
-        ({}, 300, "hitRate", (1180, 1290)),
-        ({"caution": "High"}, 300, "hitRate", (1300, 1410)),
-        ({"hitRateLoss": {"points": 10, "missRatioPercent": 100}}, 300, "hitRate", (1000, 1130)),
+        # The knee of an even spread over 1,200 blocks lies a little below its end; × 1.1.
+        ({}, 300, "hitRate", (1237, 1352)),
+        ({"caution": "High"}, 300, "hitRate", (1349, 1475)),
+        ({"hitRateLoss": {"points": 10, "missRatioPercent": 100}}, 300, "hitRate", (1095, 1238)),
         ({}, 1400, "demand", (1541, 1541)),
         ({"demandMarginPercent": 0}, 1400, "demand", (1401, 1401)),
         ({"demandMarginPercent": 50}, 1400, "demand", (2101, 2101)),
@@ -102,7 +102,7 @@ def test_busy_hours_count_three_quarters() -> None:
     knees = sizing.knees
     assert knees is not None
     assert knees.rolling_bytes > 1.02 * knees.whole_bytes
-    expected = 1.05 * knees.whole_bytes**0.25 * knees.rolling_bytes**0.75
+    expected = 1.1 * knees.whole_bytes**0.25 * knees.rolling_bytes**0.75
     assert bound(sizing, "hitRate") == pytest.approx(expected, rel=1e-6)
 
 

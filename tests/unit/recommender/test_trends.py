@@ -9,8 +9,9 @@ import pytest
 from synthetic import BLOCK_BYTES, KEY, GiB, facts, series
 
 from recommender.api.recommendations import Target
-from recommender.history import History, Memory
+from recommender.history import History
 from recommender.history_files import UnreadableHistoryError
+from recommender.standings import Memory
 from recommender.targets import pools_of
 from recommender.trends import CLUSTER, Point, allocatable_point, point_of
 from recommender.windows import Window

@@ -1,0 +1,37 @@
+"""Programs that are had from Debian's packages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def missing_after_install(packages: Mapping[str, str]) -> str | None:
+    """Install what is missing; a sentence about what cannot be had, None where all is there.
+
+    `packages`: what is needed, a program or the path of a file, and the package that has it.
+    """
+    lacking = sorted({package for what, package in packages.items() if not _is_there(what)})
+    if not lacking:
+        return None
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return f"{', '.join(lacking)} of Debian are needed, and only root can install them, by apt-get"
+    install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *lacking]
+    for command in (["apt-get", "update", "--quiet"], install):
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=dict(os.environ) | {"DEBIAN_FRONTEND": "noninteractive"},
+        )
+    if done.returncode:
+        return f"{' '.join(install)} failed: {done.stdout.strip().splitlines()[-1]}"
+    return None
+
+
+def _is_there(what: str) -> bool:
+    return Path(what).is_file() if what.startswith("/") else shutil.which(what) is not None

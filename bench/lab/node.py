@@ -1,0 +1,254 @@
+"""One real node on this machine: containerd, kubelet and kube-proxy, as root; and how nothing of it is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.lab.control_plane import POD_ADDRESSES, ControlPlane
+from bench.lab.debian import missing_after_install
+from bench.lab.images import image
+from bench.lab.leftovers import Leftovers, quietly
+from bench.lab.programs import LabError, folder_with, start
+from vllm_rightsizer.demo.processes import Program
+
+ADDRESS = "10.88.0.1"
+"""The node's, on the loopback device: nothing that is sent there leaves the machine, and kubelet takes no 127.x."""
+NAME = "lab"
+BRIDGE = "vllmrs0"
+PAUSE = "lab.invalid/pause:1"
+PACKAGES = {
+    "containerd": "containerd",
+    "runc": "runc",
+    "iptables": "iptables",
+    "conntrack": "conntrack",
+    "busybox": "busybox-static",
+    "/usr/lib/cni/bridge": "containernetworking-plugins",
+}
+"""What of Debian a node needs: a program, or a file, and the package that has it."""
+_STATE = Path("/run/vllm-rightsizer-lab")
+
+
+def missing_for_a_node() -> str | None:
+    """What this machine lacks and cannot be given; None where a node can run here. Installs Debian's packages."""
+    if os.geteuid() != 0:
+        return "a node needs root: containers are made by it"
+    return missing_after_install(PACKAGES)
+
+
+class Node:
+    """Everything lies in `folder`, but for what the kernel holds; `stop` takes all of it away again."""
+
+    def __init__(self, plane: ControlPlane, folder: Path) -> None:
+        """Start the three, and wait until the node is ready. Raises `LabError` with the log's end where it does not
+        become so. The address must be there: see `address`."""
+        self._plane = plane
+        self._folder = folder
+        self._socket = _STATE / "containerd.sock"
+        self._programs: list[Program] = []
+        self._leftovers = Leftovers(folder, _STATE)
+        folder.mkdir(parents=True, exist_ok=True)
+        _STATE.mkdir(parents=True, exist_ok=True)
+        try:
+            self._start_containerd()
+            self.load(_pause_image(folder / "pause.tar"))
+            self._start_kubelet()
+            self._start_proxy()
+            plane.wait_for(self._ready, "ready node", self._programs[1])
+        except BaseException:
+            self.stop()
+            raise
+
+    def load(self, archive: Path) -> None:
+        """Make an image known, by the name that it carries."""
+        self.ctr("images", "import", str(archive))
+
+    def ctr(self, *arguments: str) -> str:
+        """What containerd's own client says."""
+        command = ["ctr", f"--address={self._socket}", "--namespace=k8s.io", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise LabError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+        return done.stdout
+
+    def stop(self) -> None:
+        """End everything that was started, pods too, and take away what is left in the kernel."""
+        # kubelet first: it would start again what ends.
+        for program in self._programs[:0:-1]:
+            program.stop()
+        if self._programs:
+            self._remove_containers()
+            self._programs[0].stop()
+        self._programs.clear()
+        self._leftovers.remove(BRIDGE)
+
+    def _start_containerd(self) -> None:
+        _write(
+            self._folder / "cni" / "10-lab.conflist",
+            {
+                "cniVersion": "0.4.0",
+                "name": "lab",
+                "plugins": [
+                    {
+                        "type": "bridge",
+                        "bridge": BRIDGE,
+                        "isGateway": True,
+                        "ipMasq": False,
+                        "hairpinMode": True,
+                        "ipam": {
+                            "type": "host-local",
+                            "ranges": [[{"subnet": POD_ADDRESSES.replace("0.0/16", "0.0/24")}]],
+                            "routes": [{"dst": "0.0.0.0/0"}],
+                        },
+                    },
+                    {"type": "portmap", "capabilities": {"portMappings": True}},
+                ],
+            },
+        )
+        config = self._folder / "containerd.toml"
+        config.write_text(
+            f"""version = 2
+root = "{self._folder}/containerd"
+state = "{_STATE}/state"
+oom_score = 0
+[grpc]
+address = "{self._socket}"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{PAUSE}"
+restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/usr/lib/cni"
+conf_dir = "{self._folder}/cni"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+SystemdCgroup = false
+[plugins."io.containerd.internal.v1.opt"]
+path = "{self._folder}/opt"
+"""
+        )
+        program = self._start(Path(shutil.which("containerd") or "containerd"), [f"--config={config}"])
+        self._plane.wait_for(self._containerd_answers, "containerd", program)
+
+    def _containerd_answers(self) -> bool:
+        try:
+            return bool(self.ctr("version"))
+        except LabError:
+            return False
+
+    def _start_kubelet(self) -> None:
+        name = f"system:node:{NAME}"
+        serving = self._plane.serving_certificate("kubelet", ADDRESS, NAME)
+        config = _write(
+            self._folder / "kubelet.json",
+            {
+                "apiVersion": "kubelet.config.k8s.io/v1beta1",
+                "kind": "KubeletConfiguration",
+                "address": ADDRESS,
+                "authentication": {
+                    "anonymous": {"enabled": False},
+                    "webhook": {"enabled": True},
+                    "x509": {"clientCAFile": str(self._plane.ca_file)},
+                },
+                "authorization": {"mode": "Webhook"},
+                "tlsCertFile": str(serving.certificate),
+                "tlsPrivateKeyFile": str(serving.key),
+                "containerRuntimeEndpoint": f"unix://{self._socket}",
+                "cgroupDriver": "cgroupfs",
+                "failCgroupV1": False,
+                "failSwapOn": False,
+                "enforceNodeAllocatable": [],
+                "healthzPort": 0,
+                "imageGCHighThresholdPercent": 100,
+                "imageGCLowThresholdPercent": 99,
+                "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+                "maxPods": 110,
+                "volumePluginDir": str(self._folder / "volume-plugins"),
+                "resolvConf": "/etc/resolv.conf",
+                "podLogsDir": str(self._folder / "pod-logs"),
+                # What is mounted into a pod is there at once, and a changed ConfigMap soon.
+                "syncFrequency": "10s",
+            },
+        )
+        self._start(
+            folder_with("kubelet") / "kubelet",
+            [
+                f"--config={config}",
+                f"--kubeconfig={self._plane.kubeconfig_of(name, self._plane.user(name, 'system:nodes'))}",
+                f"--root-dir={self._folder / 'kubelet'}",
+                f"--hostname-override={NAME}",
+                f"--node-ip={ADDRESS}",
+            ],
+        )
+
+    def _start_proxy(self) -> None:
+        name = "system:kube-proxy"
+        config = _write(
+            self._folder / "kube-proxy.json",
+            {
+                "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+                "kind": "KubeProxyConfiguration",
+                "bindAddress": ADDRESS,
+                "healthzBindAddress": "",
+                "metricsBindAddress": "",
+                "clientConnection": {"kubeconfig": str(self._plane.kubeconfig_of(name, self._plane.user(name)))},
+                "clusterCIDR": POD_ADDRESSES,
+                "hostnameOverride": NAME,
+                "mode": "iptables",
+                "conntrack": {"maxPerCore": 0, "min": None},
+                "iptables": {"minSyncPeriod": "0s", "syncPeriod": "10s"},
+            },
+        )
+        self._start(folder_with("kube-proxy") / "kube-proxy", [f"--config={config}"])
+
+    def _start(self, binary: Path, arguments: list[str]) -> Program:
+        program = start(binary, arguments, self._folder)
+        self._programs.append(program)
+        return program
+
+    def _ready(self) -> bool:
+        if not self._plane.exists(f"/api/v1/nodes/{NAME}"):
+            return False
+        status = self._plane.client.get(f"/api/v1/nodes/{NAME}").get("status", {})
+        return any(one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions", ()))
+
+    def _remove_containers(self) -> None:
+        with contextlib.suppress(LabError):
+            for container in self.ctr("containers", "ls", "--quiet").split():
+                # Some have ended already.
+                with contextlib.suppress(LabError):
+                    self.ctr("tasks", "kill", "--signal=SIGKILL", "--all", container)
+            time.sleep(0.5)
+            for container in self.ctr("containers", "ls", "--quiet").split():
+                with contextlib.suppress(LabError):
+                    self.ctr("tasks", "delete", "--force", container)
+                with contextlib.suppress(LabError):
+                    self.ctr("containers", "delete", container)
+
+
+@contextlib.contextmanager
+def address() -> Iterator[str]:
+    """The node's address, for the length of the block: it must be there before anything is bound to it."""
+    quietly("ip", "address", "replace", f"{ADDRESS}/32", "dev", "lo")
+    try:
+        yield ADDRESS
+    finally:
+        quietly("ip", "address", "delete", f"{ADDRESS}/32", "dev", "lo")
+
+
+def _pause_image(file: Path) -> Path:
+    """What holds a pod's network: a program that sleeps."""
+    return image(file, PAUSE, {"/bin/busybox": Path("/bin/busybox")}, ["/bin/busybox", "sleep", "2147483647"])
+
+
+def _write(file: Path, content: Any) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+    return file

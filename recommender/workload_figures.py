@@ -1,0 +1,136 @@
+"""What dashboards and alerts need to know of each workload: figures of its last evaluation, as metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from recommender.discovery import Pod
+from recommender.evaluation import Evaluation
+from recommender.keys import WorkloadKey
+from recommender.trends import Point, point_of
+from vllm_plugin.names import PREFIX
+
+_NAME = PREFIX + "workload_"
+_OF_WORKLOAD = ("namespace", "kind", "workload", "container")
+_MEMORY = {
+    "used_bytes": "GPU memory that weights, overhead and running requests of all pods held at most.",
+    "recommended_bytes": "GPU memory that all pods would claim with what is recommended.",
+    "requested_bytes": "GPU memory that all pods claim.",
+    "original_bytes": "GPU memory that all pods would claim with their authors' arguments.",
+}
+"""Metrics by field of `Point`."""
+
+
+@dataclass(frozen=True)
+class WorkloadFigures:
+    """One workload after an evaluation.
+
+    `pools`: bytes of a rank's KV pool, by what it is called: `own`, which the author's arguments make, `today` and
+    `recommended`. `pool_hit_rates`: what the curve of the window says of each. `conditions`: status by type.
+    """
+
+    point: Point | None
+    hit_rate: float | None
+    pools: Mapping[str, int]
+    pool_hit_rates: Mapping[str, float]
+    conditions: Mapping[str, str]
+
+
+def figures_of(evaluation: Evaluation) -> WorkloadFigures:
+    """Those that the evaluation knows."""
+    status, found = evaluation.recommendation.status, evaluation.assessment
+    sizes = {
+        "own": found.pools.own_bytes if found.pools else None,
+        "today": status.measured.kv_capacity_bytes if status.measured else None,
+        "recommended": status.target.kv_bytes if status.target else None,
+    }
+    pools = {name: size for name, size in sizes.items() if size}
+    curve = found.window.curve() if found.window is not None and found.window.lookup_tokens else None
+    return WorkloadFigures(
+        point=point_of(found.window, found.engines, found.pools, status.target),
+        hit_rate=status.measured.hit_rate if status.measured else None,
+        pools=pools,
+        pool_hit_rates={name: curve.hit_rate(size) for name, size in pools.items()} if curve else {},
+        conditions={condition.type: condition.status for condition in status.conditions},
+    )
+
+
+@dataclass(eq=False)
+class WorkloadCollector:
+    """Makes the metrics at each scrape: rounds pay nothing for them. What is set replaces what was."""
+
+    workloads: Mapping[WorkloadKey, WorkloadFigures] = field(default_factory=dict)
+    pods: Sequence[Pod] = ()
+    allocatable_bytes: int | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        """For the registry."""
+        for name, text in _MEMORY.items():
+            yield _gauge(_NAME + name, text, (), self._memory(name))
+        yield _gauge(
+            _NAME + "hit_rate_ratio",
+            "Share of the tokens looked up during the window that the prefix cache held.",
+            (),
+            ((key, (), found.hit_rate) for key, found in self.workloads.items()),
+        )
+        yield _gauge(
+            _NAME + "kv_pool_bytes",
+            "KV pool of a rank: own, which the author's arguments make, today, recommended.",
+            ("pool",),
+            ((key, (name,), size) for key, found in self.workloads.items() for name, size in found.pools.items()),
+        )
+        yield _gauge(
+            _NAME + "kv_pool_hit_rate_ratio",
+            "The hit rate that the window's curve gives for each of these pools.",
+            ("pool",),
+            (
+                (key, (pool,), rate)
+                for key, found in self.workloads.items()
+                for pool, rate in found.pool_hit_rates.items()
+            ),
+        )
+        yield _gauge(
+            _NAME + "condition",
+            "1 for the status that each condition of the VLLMRecommendation has.",
+            ("type", "status"),
+            (
+                (key, (name, status), 1)
+                for key, found in self.workloads.items()
+                for name, status in found.conditions.items()
+            ),
+        )
+        info = GaugeMetricFamily(
+            _NAME + "pod_info", "1 for each pod with the plugin: whose it is.", labels=["pod", *_OF_WORKLOAD]
+        )
+        for pod in self.pods:
+            info.add_metric([pod.name, *_labels(pod.key)], 1)
+        yield info
+        allocatable = GaugeMetricFamily(PREFIX + "cluster_allocatable_bytes", "GPU memory that the Nodes give to pods.")
+        if self.allocatable_bytes is not None:
+            allocatable.add_metric([], self.allocatable_bytes)
+        yield allocatable
+
+    def _memory(self, name: str) -> Iterator[tuple[WorkloadKey, tuple[str, ...], float | None]]:
+        for key, found in self.workloads.items():
+            yield key, (), getattr(found.point, name) if found.point is not None else None
+
+
+def _gauge(
+    name: str,
+    text: str,
+    labels: Sequence[str],
+    samples: Iterable[tuple[WorkloadKey, tuple[str, ...], float | None]],
+) -> Metric:
+    """A gauge of workloads, with more labels each; samples without a value are left out."""
+    family = GaugeMetricFamily(name, text, labels=[*_OF_WORKLOAD, *labels])
+    for key, more, value in samples:
+        if value is not None:
+            family.add_metric([*_labels(key), *more], value)
+    return family
+
+
+def _labels(key: WorkloadKey) -> tuple[str, str, str, str]:
+    return (key.namespace, key.workload.kind, key.workload.name, key.container)

@@ -1,0 +1,146 @@
+"""Every query of the dashboard finds something on a Prometheus that scrapes real pages and has the shipped rules."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from ruamel.yaml import YAML
+from stage import Stage, scraped
+from synthetic import pod_object
+
+from bench.lab.plugin_pods import PluginPod
+from bench.lab.programs import ROOT, folder_with
+from bench.lab.prometheus import Prometheus, scraping
+from bench.lab.thanos import running
+from vllm_plugin.names import ANNOTATION_SKIPPED, LABEL_INJECTED
+
+pytestmark = pytest.mark.e2e
+
+Raw = dict[str, Any]
+
+DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "vllm-rightsizer.json").read_text())
+RULES = ROOT / "deploy" / "prometheus"
+HASTY = {"observationWindow": "96s", "windowCoverage": 5, "minRequests": 10, "lossBudget": 0.75}
+
+
+def queries() -> list[str]:
+    """As Grafana would ask them, for all namespaces and workloads."""
+    found = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())]
+    for name, value in (("$__rate_interval", "1m"), ("$namespace", ".*"), ("$workload", ".*")):
+        found = [text.replace(name, value) for text in found]
+    return found
+
+
+def hasty_rules(folder: Path) -> str:
+    """The shipped rules, evaluated every second."""
+    yaml = YAML(typ="safe", pure=True)
+    groups = [group for name in ("recording-rules", "alerts") for group in yaml.load(RULES / f"{name}.yaml")["groups"]]
+    file = folder / "rules.yaml"
+    file.write_text(json.dumps({"groups": [{**group, "interval": "1s"} for group in groups]}))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """It scrapes two pods, a recommender and a webhook; a third pod is without the plugin."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    pods = [PluginPod(f"llama-{number}", demand_blocks=600) for number in range(2)]
+    with contextlib.ExitStack() as stack:
+        for pod in pods:
+            stack.enter_context(pod.served())
+        stage = Stage(folder, pods, **HASTY)
+        bare = pod_object(1, "llama-2", "uid-of-llama-2")
+        del bare["metadata"]["labels"][LABEL_INJECTED]
+        bare["metadata"]["annotations"][ANNOTATION_SKIPPED] = "python runs isolated: -I"
+        stage.show(bare)
+        recommender, webhook = stack.enter_context(stage.recommender()), stack.enter_context(stage.webhook())
+        config = scraping(scraped(pods), 1)
+        config["rule_files"] = [hasty_rules(folder)]
+        config["global"]["evaluation_interval"] = "1s"
+        config["scrape_configs"] += [
+            {
+                "job_name": "recommender",
+                "honor_labels": True,
+                "static_configs": [{"targets": [f"127.0.0.1:{recommender}"]}],
+            },
+            {
+                "job_name": "webhook",
+                "scheme": "https",
+                "tls_config": {"insecure_skip_verify": True},
+                "static_configs": [{"targets": [f"127.0.0.1:{webhook}"]}],
+            },
+        ]
+        made = Prometheus(folder / "prometheus", config)
+        stack.enter_context(running(made))
+        traffic = Traffic(pods, f"https://127.0.0.1:{webhook}/mutate")
+        deadline = time.monotonic() + 120
+        while not (stage.kv_bytes and made.query('workload_pool:vllm_rightsizer_hit_rate:ratio{pool="recommended"}')):
+            assert time.monotonic() < deadline, stage.status
+            traffic.goes_on()
+            time.sleep(1)
+        # Rates want more than one sample.
+        traffic.goes_on()
+        yield made
+
+
+class Traffic:
+    """Requests for the pods, of which four in five hit, and admissions for the webhook."""
+
+    def __init__(self, pods: Sequence[PluginPod], webhook: str) -> None:
+        self._pods, self._webhook = pods, webhook
+        self._review = json.loads((ROOT / "deploy" / "examples" / "review.json").read_text())
+        self._drawn = random.Random(1)
+
+    def goes_on(self) -> None:
+        for pod in self._pods:
+            looked_up = [None if self._drawn.random() < 0.2 else self._drawn.randrange(1500) for _ in range(2000)]
+            pod.look_up(looked_up, requests=20)
+        answer = httpx.post(self._webhook, json=self._review, verify=False, trust_env=False)
+        assert answer.json()["response"]["allowed"]
+
+
+def test_every_query_of_the_dashboard_finds_something(prometheus: Prometheus) -> None:
+    assert len(queries()) > 50
+    for text in queries():
+        prometheus.becomes(text, bool, seconds=30)
+
+
+def test_the_variables_find_what_there_is(prometheus: Prometheus) -> None:
+    found = prometheus.query("workload:vllm_rightsizer_pods:count")
+    assert [(labels["namespace"], labels["workload"], value) for labels, value in found] == [("chat", "llama", 2)]
+
+
+def test_the_pods_figures_are_joined_with_their_workload(prometheus: Prometheus) -> None:
+    (now,) = [value for _, value in prometheus.query("workload:vllm_rightsizer_hit_rate:ratio_rate5m")]
+    curve = {
+        labels["pool"]: value for labels, value in prometheus.query("workload_pool:vllm_rightsizer_hit_rate:ratio")
+    }
+    assert now == pytest.approx(0.8, abs=0.03)
+    assert curve["own"] == curve["today"] == pytest.approx(0.8, abs=0.03)
+    assert curve["recommended"] == pytest.approx(0.8, abs=0.03)
+
+
+def test_of_a_healthy_fleet_nothing_is_told(prometheus: Prometheus) -> None:
+    """But of the pod without the plugin."""
+    told = {labels["alertname"] for labels, _ in prometheus.query("ALERTS")}
+    assert told <= {"VLLMRightsizerPodsWithoutPlugin"}
+
+
+def test_promtool_finds_nothing_wrong_with_any_page(prometheus: Prometheus) -> None:
+    targets = prometheus.query("up")
+    assert {labels["job"] for labels, _ in targets} == {"vllm-rightsizer-plugin", "recommender", "webhook"}
+    for labels, _ in targets:
+        scheme = "https" if labels["job"] == "webhook" else "http"
+        text = httpx.get(f"{scheme}://{labels['instance']}/metrics", verify=False, trust_env=False).content
+        command = [folder_with("promtool") / "promtool", "check", "metrics"]
+        done = subprocess.run(command, input=text, capture_output=True, check=False)
+        assert (done.returncode, done.stdout + done.stderr) == (0, b""), labels["job"]
