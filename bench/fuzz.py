@@ -27,7 +27,7 @@ import httpx
 import jsonpatch
 from ruamel.yaml import YAML
 
-from bench.fuzz_http import fault_in, fuzz_http, review_in, server
+from bench.fuzz_answers import fault_in, review_in
 from bench.mutations import Raw, mutated_review
 from bench.pods import pods_of
 from recommender.api.claims import claim_template_name
@@ -277,6 +277,9 @@ def main() -> int:
 
 
 def _over_http(requests: int, seed: int) -> Raw:
+    # schemathesis takes a while to be brought in.
+    from bench.fuzz_http import fuzz_http, server
+
     with server() as client:
         found = fuzz_http(client, requests, seed)
     return {

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.core import NotSet
 
+from bench.fuzz_answers import fault_in, review_in
 from bench.lab.programs import LabError, free_ports, start
 from webhook.app import create_app
 from webhook.knowledge import Knowledge
@@ -124,28 +125,3 @@ def _written(body: Any) -> bytes:
     if isinstance(body, bytes):
         return body
     return b"" if isinstance(body, NotSet) else json.dumps(body).encode()
-
-
-def review_in(body: bytes) -> dict[str, Any] | None:
-    """The AdmissionReview in `body`; None where there is none."""
-    try:
-        review = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(review, dict) and (review.get("kind") == "AdmissionReview" or "request" in review):
-        return review
-    return None
-
-
-def fault_in(answer: httpx.Response, review: dict[str, Any] | None) -> str | None:
-    """What is wrong with the answer to `review`: only what is no review at all may be refused."""
-    if review is None:
-        return None if answer.status_code == 400 else f"{answer.status_code} for what is no review"
-    if answer.status_code != 200:
-        return f"status {answer.status_code} for a review"
-    request = review.get("request")
-    uid = request.get("uid") if isinstance(request, dict) else None
-    response = answer.json()["response"]
-    if response["allowed"] is not True or response["uid"] != (uid if isinstance(uid, str) else ""):
-        return f"allowed {response['allowed']}, uid {response['uid']!r}"
-    return None

@@ -30,6 +30,10 @@ WATCHED_FACTOR = {"Normal": 1.0, "High": 1.08}
 HYSTERESIS_SHARE = 0.10
 """A size sinks only when it has been asked for a tenth less; a pod under pressure grows by at least as much."""
 
+_LIKE_TODAYS = 0.95
+"""Pools of one workload differ by some blocks: vLLM measures anew at each start what is free. One that has grown
+differs by a tenth."""
+
 LARGEST_UTILIZATION = 0.95
 """No growth beyond this share of a GPU: vLLM refuses to start where less is free than it claims, and the CUDA context
 takes some of the rest."""
@@ -156,7 +160,8 @@ def pressure_bound(window: Window, pools: Pools) -> Bound | None:
 def growth_bound(window: Window, pools: Pools, policy: PolicySpec) -> Bound | None:
     """More, at once, where the last W/48 shows that the pool is too small; None where it does not."""
     lately = window.latest(window.seconds / STRIDES)
-    reasons = _signs_of_pressure(lately)
+    # What smaller pools lack, until all pods have today's, says nothing of that one.
+    reasons = _signs_of_pressure(lately.of_pools_from(_LIKE_TODAYS * pools.today_bytes))
     demand = max(lately.demand_peaks(), default=0.0) + pools.block_bytes
     # A pool of today's size: a peak seen before the pool grew says nothing of the one that runs now.
     rows = lately.columns.rows

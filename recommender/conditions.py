@@ -19,15 +19,22 @@ from recommender.api.recommendations import (
     RECOMMENDED,
     VERIFIED,
     Target,
+    VLLMRecommendation,
 )
 from recommender.api.units import format_bytes
-from recommender.sizing import COVERAGE, LOOKUPS, REQUESTS, Sizing
+from recommender.sizing import COVERAGE, LOOKUPS, PODS, REQUESTS, Guard, Sizing
+from recommender.targets import why_no_target
 from recommender.verification import Verification
 from recommender.windows import ROLLING_PARTS
 from recommender.workload_states import PodReport, WorkloadState
 from vllm_plugin.names import OVERRIDE_RAISED, OVERRIDE_REFUSED, PREFIX
 
-_GUARD_REASONS = {COVERAGE: "CoverageBelowPolicy", REQUESTS: "TooFewRequests", LOOKUPS: "PoolNotLookedThrough"}
+_GUARD_REASONS = {
+    PODS: "PodsWithoutData",
+    COVERAGE: "CoverageBelowPolicy",
+    REQUESTS: "TooFewRequests",
+    LOOKUPS: "PoolNotLookedThrough",
+}
 
 ESTIMATED = "EstimatedFromVLLM"
 """The reason where nothing but vLLM's own metrics is known."""
@@ -77,7 +84,17 @@ def coverage_sufficient(sizing: Sizing | None) -> Verdict:
     missing = next((guard for guard in sizing.guards if not guard.passed), None)
     if missing is not None:
         return Verdict(COVERAGE_SUFFICIENT, "False", _GUARD_REASONS[missing.name], missing.message)
-    return Verdict(COVERAGE_SUFFICIENT, "True", "Sufficient", sizing.guards[0].message)
+    said = (guard.message for guard in sizing.guards if guard.name in (COVERAGE, PODS))
+    return Verdict(COVERAGE_SUFFICIENT, "True", "Sufficient", "; ".join(said))
+
+
+def pods_guard_of(recommendation: VLLMRecommendation) -> Guard | None:
+    """The guard that asks for data of all pods, where it held back this recommendation: afterwards nobody knows which
+    pods ran then. None where it did not."""
+    said = recommendation.condition(COVERAGE_SUFFICIENT)
+    if said is None or said.reason != _GUARD_REASONS[PODS]:
+        return None
+    return Guard(PODS, False, said.message)
 
 
 def recommended(state: WorkloadState, sizing: Sizing | None, target: Target | None, degraded: Verdict) -> Verdict:
@@ -96,6 +113,8 @@ def recommended(state: WorkloadState, sizing: Sizing | None, target: Target | No
         return Verdict(RECOMMENDED, "False", aside.aside, f"{aside.fault}{fault}")
     if target is None and sizing is None and state.estimate is not None:
         return Verdict(RECOMMENDED, "False", ESTIMATED, state.estimate.message + fault)
+    if target is None and sizing is not None and sizing.kv_bytes is not None:
+        return Verdict(RECOMMENDED, "False", "SmallestCardTooSmall", why_no_target(sizing) + fault)
     if target is None:
         message = sizing.message if sizing else "nothing was observed under these arguments yet"
         return Verdict(RECOMMENDED, "False", "InsufficientData", message + fault)
@@ -145,6 +164,8 @@ def applied(state: WorkloadState, target: Target | None) -> Verdict:
         return Verdict(
             APPLIED, "True", "EarlierRecommendation", message + ", which an earlier recommendation gave them"
         )
+    if state.previous is not None and state.previous.spec.paused:
+        return Verdict(APPLIED, "False", "Paused", message + "; spec.paused is true: pods start as they are written")
     if not state.automation.enabled:
         return Verdict(APPLIED, "False", "AutomationOff", message + "; automation is off for this workload")
     if state.automation.dry_run or (state.policy.spec is not None and state.policy.spec.mode == "DryRun"):
@@ -173,7 +194,8 @@ def degraded(state: WorkloadState, verification: Verification | None, now: float
     if (
         stands is not None
         and stands.status == "True"
-        and now - stands.last_transition_time.timestamp() < window / ROLLING_PARTS
+        # A clock that was ahead then must not keep it so for as long.
+        and abs(now - stands.last_transition_time.timestamp()) < window / ROLLING_PARTS
     ):
         return Verdict(DEGRADED, "True", stands.reason, stands.message)
     return Verdict(DEGRADED, "False", "NoFailure", "no pod failed with a recommendation")

@@ -60,9 +60,12 @@ class Desk:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._places = waiting + 1
         self._leaves: set[Leave] = set()
+        self._closed = False
 
     async def do(self, work: Callable[[Leave], T], wanted: Callable[[], Awaitable[bool]]) -> T:
         """What `work` returns. Raises `BusyError`, or `StoppedError` where `work` asked in vain."""
+        if self._closed:
+            raise StoppedError(late=False)
         if not self._places:
             raise BusyError
         self._places -= 1
@@ -84,10 +87,14 @@ class Desk:
         except asyncio.CancelledError:
             leave.revoke()
             raise
+        if doing.cancelled():
+            # The desk was closed before its turn.
+            raise StoppedError(late=False)
         return doing.result()
 
     def close(self) -> None:
         """Nothing more is begun, and what is being done is given up."""
+        self._closed = True
         for leave in self._leaves:
             leave.revoke()
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from recommender.api.automation import flag
 from recommender.api.fingerprints import fingerprint
-from recommender.api.launches import UNKNOWN_LAUNCH, Launch, launch_of
+from recommender.api.launches import UNKNOWN_LAUNCH, Launch, launch_of, listed
 from recommender.api.object_store import ObjectReader, ObjectStore, Raw
 from recommender.api.owner_groups import CustomOwnerGroup
 from recommender.api.owners import ANNOTATION_PREFIXES, WORKLOAD_KINDS, Owner, OwnerKey, Ownership, read_owner
@@ -268,7 +268,8 @@ def _pod(raw: Raw, container: Raw) -> Pod:
         address=_address(status, _plugin_port(container)),
         created_at=_seconds(metadata.get("creationTimestamp") or status.get("startTime")),
         ready=ready,
-        applied=ANNOTATION_APPLIED in annotations,
+        # Of two engines in a pod one may have been left as it is.
+        applied=bool(listed(annotations, ANNOTATION_APPLIED).get(container["name"])),
         failure=None if ready else _failure(state),
         annotations=annotations,
         vllm_address=_address(status, vllm_port(container)),

@@ -10,10 +10,10 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from recommender.api.object_store import Raw
+from recommender.api.units import format_micro_time
 
 _ABLE_SECONDS = 0.1
 """Between two looks of one who may have the lease, and is not able to lead yet."""
@@ -181,7 +181,7 @@ class Election:
 
 def claimed(claim: Claim, identity: str, timing: Timing, name: str, wall_seconds: float) -> Raw:
     """The lease as `identity` holds it. `wall_seconds` since the epoch, for people."""
-    lease, now = claim.lease, _micro(wall_seconds)
+    lease, now = claim.lease, format_micro_time(wall_seconds)
     stays = lease is not None and lease.holder == identity
     former = 0 if lease is None else lease.transitions
     spec = {
@@ -197,14 +197,10 @@ def claimed(claim: Claim, identity: str, timing: Timing, name: str, wall_seconds
 def released(lease: Lease, name: str, wall_seconds: float) -> Raw:
     """The lease as nobody holds it."""
     spec = {"holderIdentity": "", "leaseDurationSeconds": 1, "leaseTransitions": lease.transitions}
-    return _of_lease(lease.raw, name, {**spec, "renewTime": _micro(wall_seconds)})
+    return _of_lease(lease.raw, name, {**spec, "renewTime": format_micro_time(wall_seconds)})
 
 
 def _of_lease(raw: Raw | None, name: str, spec: dict[str, Any]) -> Raw:
     """With the version that was read: the server refuses it where another has written since."""
     metadata = {"name": name} if raw is None else raw["metadata"]
     return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
-
-
-def _micro(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -72,7 +72,8 @@ class Sightings:
 
     def take(self, sample: VLLMSample, at: float) -> None:
         """Count a sample. What vLLM counted before the first one counts, too: it was under the same arguments."""
-        if not self._parts or at - self._parts[-1].start >= self._part_seconds:
+        # A clock that was set back begins a part, too: the last one would not end before it has come so far again.
+        if not self._parts or not 0 <= at - self._parts[-1].start < self._part_seconds:
             self._parts = [*self._parts[-_PARTS:], _Part(at)]
         last, part = self._last, self._parts[-1]
         if last is None or (sample.queries, sample.preemptions) < (last.queries, last.preemptions):

@@ -173,7 +173,8 @@ def _inputs(state: WorkloadState) -> tuple[object, ...]:
         )
         for report in state.reports
     )
-    previous = (_has_status(state.previous), _is_stored(state.previous))
+    paused = state.previous is not None and state.previous.spec.paused
+    previous = (_has_status(state.previous), _is_stored(state.previous), paused)
     return (state.automation, state.autoscalers, state.policy.digest, state.policy.fault, previous, pods)
 
 

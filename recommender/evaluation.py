@@ -29,9 +29,10 @@ from recommender.estimates import Estimate
 from recommender.intervals import Series, interval_seconds
 from recommender.loss_budgets import Period, Spending
 from recommender.model_lengths import max_model_len_advice
+from recommender.presence import pods_guard
 from recommender.resolution import digest_of
 from recommender.samples import KVCACHED, NO_KV_CACHE, EngineFacts
-from recommender.sizing import Before, Sizing, size
+from recommender.sizing import Before, Guard, Sizing, size
 from recommender.standings import Standing
 from recommender.targets import gpu_totals, pools_of, savings_of, target_of
 from recommender.verification import FORGOTTEN, Verification, tolerance, verify, worst
@@ -77,13 +78,14 @@ def evaluate(
     reporting = tuple(engine for report in state.current if report.reporting for engine in report.engines)
     stands = state.same_before.status if state.same_before else RecommendationStatus()
     known = _known(standing, state, stands)
-    found = assess(policy, series, reporting, stands, candidates, now, known)
+    pods = pods_guard(state.current, series, now, policy.observation_window_seconds) if policy is not None else None
+    found = assess(policy, series, reporting, stands, candidates, now, known, pods)
     sizing, pools, engines = found.sizing, found.pools, found.engines
     verification = _verification(state, series, sizing, now)
     degraded = conditions.degraded(state, verification, now)
     target = stands.target if policy is not None else None
     if sizing is not None and pools is not None:
-        target = target_of(sizing, pools, engines)
+        target = target_of(sizing, pools, engines, found.window.facts if found.window is not None else ())
     stands_aside = state.aside is not None and state.aside.aside in _NEVER_SIZED
     if degraded.status == "True" or stands_aside:
         target = None
@@ -128,9 +130,11 @@ def assess(
     candidates: tuple[int, ...],
     now: float,
     standing: Standing = _UNKNOWN,
+    pods: Guard | None = None,
 ) -> Assessment:
     """Size by the window that ends at `now`. `reporting`: engines that run; `stands`: the status that stands, where it
-    was made for the same fingerprint; `standing`: what is remembered of that fingerprint."""
+    was made for the same fingerprint; `standing`: what is remembered of that fingerprint; `pods`: whether all of its
+    pods are seen."""
     if policy is None:
         return Assessment(engines=reporting)
     window = Window.of(series, now, policy.observation_window_seconds)
@@ -144,7 +148,8 @@ def assess(
     # Where it is not known, as in a history that began anew, a size sinks slowly all the same.
     same_policy = standing.policy in (None, digest_of(policy))
     before = None if recommended is None else Before(recommended, candidates, same_policy)
-    return Assessment(window, engines, pools, size(window, pools, policy, before, _period(stands.loss_budget)))
+    period = _period(stands.loss_budget)
+    return Assessment(window, engines, pools, size(window, pools, policy, before, period, pods))
 
 
 def _known(standing: Standing, state: WorkloadState, stands: RecommendationStatus) -> Standing:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from recommender.api.object_store import Raw
 from recommender.api.policies import VALID
 from recommender.api.recommendations import AUTOSCALER_CONFLICT, DEGRADED, PLUGIN_REPORTING, RECOMMENDED, VERIFIED
-from recommender.api.units import format_bytes
+from recommender.api.units import format_bytes, format_micro_time
 from recommender.conditions import CONTRADICTORY, ESTIMATED, SHORT
 from recommender.samples import ASLEEP, KVCACHED, NO_KV_CACHE
 
@@ -65,7 +64,7 @@ def happenings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Happ
     former = {one["type"]: one for one in before.get("conditions") or ()}
     recommended = conditions.get(RECOMMENDED, {})
     if stands.get("kvBytes") != stood.get("kvBytes"):
-        found.append(_size_change(stood.get("kvBytes"), stands.get("kvBytes"), str(recommended.get("message", ""))))
+        found.append(_size_change(stood.get("kvBytes"), stands.get("kvBytes"), recommended))
     for type_, condition in conditions.items():
         then = former.get(type_, {})
         same = (then.get("status"), then.get("reason")) == (condition["status"], condition["reason"])
@@ -77,9 +76,13 @@ def happenings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Happ
     return found
 
 
-def _size_change(before: int | None, after: int | None, why: str) -> Happening:
+def _size_change(before: int | None, after: int | None, recommended: Mapping[str, Any]) -> Happening:
+    why = str(recommended.get("message", ""))
     if after is None:
-        return Happening("Warning", "RecommendationWithdrawn", f"no more {format_bytes(before or 0)}: {why}")
+        # A rollout of other arguments begins anew, and nobody need look at that.
+        warns = not recommended or _warns(recommended)
+        note = f"no more {format_bytes(before or 0)}: {why}"
+        return Happening("Warning" if warns else "Normal", "RecommendationWithdrawn", note)
     if before is None:
         return Happening("Normal", "Recommended", why)
     return Happening("Normal", "RecommendationChanged", f"from {format_bytes(before)} to {why}")
@@ -128,7 +131,7 @@ def event(happening: Happening, regarding: Raw, now: float, instance: str) -> Ra
             f"{hashlib.sha256(said.encode()).hexdigest()[:_DIGITS]}",
             "namespace": event_namespace(regarding),
         },
-        "eventTime": _micro(now),
+        "eventTime": format_micro_time(now),
         "reportingController": CONTROLLER,
         "reportingInstance": instance,
         "action": "Evaluate",
@@ -141,7 +144,7 @@ def event(happening: Happening, regarding: Raw, now: float, instance: str) -> Ra
 
 def told_again(times: int, now: float) -> Raw:
     """The merge patch that counts an event up; `times` at least 2."""
-    return {"series": {"count": max(2, times), "lastObservedTime": _micro(now)}}
+    return {"series": {"count": max(2, times), "lastObservedTime": format_micro_time(now)}}
 
 
 def _cut(note: str) -> str:
@@ -149,7 +152,3 @@ def _cut(note: str) -> str:
     if len(encoded) <= _LONGEST_NOTE:
         return note
     return encoded[: _LONGEST_NOTE - len("…".encode())].decode(errors="ignore") + "…"
-
-
-def _micro(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -18,6 +18,7 @@ from recommender.api.policies import DEFAULT_POLICY, PolicySpec
 from recommender.api.recommendations import VLLMRecommendation
 from recommender.bounds import Knees, Pools
 from recommender.changes import Change, before_the_last
+from recommender.conditions import pods_guard_of
 from recommender.curves import HitRateCurve
 from recommender.evaluation import assess
 from recommender.history import HistoryReader
@@ -145,7 +146,8 @@ def explanation_of(store: ObjectReader, history: HistoryReader, recommendation: 
     candidates = history.candidates(key, fingerprint, policy.digest, end - window_seconds / ROLLING_PARTS)
     standing = history.standing(key, fingerprint)
     # What pods say of themselves now is not asked for: the history knows what they said.
-    found = assess(policy.spec, series, (), recommendation.status, candidates, end, standing)
+    pods = pods_guard_of(recommendation)
+    found = assess(policy.spec, series, (), recommendation.status, candidates, end, standing, pods)
     window, pools, sizing = found.window, found.pools, found.sizing
     target = recommendation.status.target
     decided_by = target.bound_by if target else ""

@@ -16,6 +16,8 @@ from recommender.samples import (
     KVCACHED,
     LARGEST_BYTES,
     LARGEST_COUNT,
+    LONGEST_TEXT,
+    MOST_ENGINES,
     NO_KV_CACHE,
     Counters,
     EngineFacts,
@@ -44,6 +46,9 @@ _NO_ONE_ORDER = (
     "the model has KV groups that are neither full attention nor a sliding window, or V0 a pool for each stage of its "
     "pipeline, which is not modelled yet: today's pool stays"
 )
+
+_OF_A_SCHEDULER = (names.KV_CACHE_BLOCK_TOKENS, names.KV_FLOOR_BYTES, names.REQUESTS)
+"""Figures that a pod with nothing but ranks of an engine has none of."""
 
 _LARGEST_BLOCK_TOKENS = 1 << 20
 _DIGITS_OF_TOKENS = 9
@@ -80,15 +85,27 @@ def sample_of(samples: Iterable[PageSample], pod_uid: str = "") -> PodSample:
             f"the plugin's hook {off} is off, its figures stand still: the pod's log says why, a new pod tries again"
         )
     engines = page.engines()
+    if len(engines) > MOST_ENGINES or any(len(text) > LONGEST_TEXT for text in (*engines, *page.texts)):
+        # What a page names anew each time would fill memory and history.
+        raise RefusedSampleError(
+            f"the page has {len(engines)} engines, or a text longer than {LONGEST_TEXT} characters: no vLLM has as much"
+        )
     nothing_to_size = _nothing_to_size(page, engines)
     if nothing_to_size is not None:
         raise nothing_to_size
     if not engines:
         raise RefusedSampleError(f"the page has no {names.KV_CACHE_CAPACITY_BYTES}: vLLM is still starting")
+    if page.values.keys().isdisjoint(_OF_A_SCHEDULER):
+        return PodSample(
+            plugin_version=page.plugin_version,
+            engines=(),
+            hooks=page.hooks,
+            members={engine: _ranks(page, engine) for engine in engines},
+        )
     if not (page.buckets or page.histograms) or not page.hooks.get(_REUSE_HOOK, True):
         raise RefusedSampleError(f"the page has no {names.KV_REUSE_DISTANCE_BYTES}: {_NO_ONE_ORDER}")
     return PodSample(
-        plugin_version=page.info.get("plugin_version") or page.info.get("version") or "",
+        plugin_version=page.plugin_version,
         engines=tuple(_engine_sample(page, engine) for engine in engines),
         hooks=page.hooks,
     )
@@ -96,7 +113,7 @@ def sample_of(samples: Iterable[PageSample], pod_uid: str = "") -> PodSample:
 
 def _nothing_to_size(page: _Page, engines: Sequence[str]) -> NothingToSizeError | None:
     """Why a page that is as it should be says nothing of a pool's size; None where it does."""
-    if page.info.get("override") == names.OVERRIDE_KVCACHED:
+    if any(info.get("override") == names.OVERRIDE_KVCACHED for info in page.engine_infos.values()):
         message = "kvcached manages this vLLM's KV cache, which is elastic already: its size is left alone"
         return NothingToSizeError(KVCACHED, message)
     asleep = [engine for engine in engines if page.value(names.ENGINE_ASLEEP, engine, default=0)]
@@ -119,6 +136,7 @@ class _Page:
         self.buckets: dict[str, dict[int, float]] = {}
         self.histograms: dict[str, tuple[int, ...]] = {}
         self.info: dict[str, str] = {}
+        self.engine_infos: dict[str, Mapping[str, str]] = {}
         self.hooks: dict[str, bool] = {}
         for name, labels, value in samples:
             if isinstance(value, tuple):
@@ -127,8 +145,11 @@ class _Page:
                 self._take(name, labels, value)
 
     def _take(self, name: str, labels: Mapping[str, str], value: float) -> None:
-        if name in (names.BUILD_INFO, names.ENGINE_INFO):
+        if name == names.BUILD_INFO:
             self.info.update(labels)
+            return
+        if name == names.ENGINE_INFO:
+            self.engine_infos[labels.get(names.LABEL_ENGINE, "")] = labels
             return
         if name == names.HOOKS_ACTIVE:
             self.hooks[labels.get(names.LABEL_HOOK, "")] = value != 0
@@ -162,6 +183,20 @@ class _Page:
 
     def engines(self) -> list[str]:
         return sorted({engine for engine, _ in self.values.get(names.KV_CACHE_CAPACITY_BYTES, {})})
+
+    def info_of(self, engine: str) -> Mapping[str, str]:
+        """How the engine was configured: two servers in a container may have different models."""
+        return self.engine_infos.get(engine, self.engine_infos.get("", {}))
+
+    @property
+    def plugin_version(self) -> str:
+        return self.info.get("plugin_version") or self.info.get("version") or ""
+
+    @property
+    def texts(self) -> Iterator[str]:
+        """All that it calls things by and that is kept."""
+        for info in (self.info, *self.engine_infos.values()):
+            yield from info.values()
 
     def ranks(self, engine: str) -> list[str]:
         found = {rank for of, rank in self.values.get(names.MODEL_WEIGHTS_BYTES, {}) if of in (engine, "")}
@@ -276,6 +311,7 @@ def _engine_sample(page: _Page, engine: str) -> EngineSample:
     def count(metric: str) -> int:
         return _count(metric, page.value(metric, engine))
 
+    info = page.info_of(engine)
     block_bytes = size(names.KV_CACHE_BLOCK_BYTES, least=1)
     capacity = size(names.KV_CACHE_CAPACITY_BYTES, least=block_bytes)
     counters = Counters(
@@ -293,16 +329,16 @@ def _engine_sample(page: _Page, engine: str) -> EngineSample:
     return EngineSample(
         engine=engine,
         facts=EngineFacts(
-            vllm_version=page.info.get("vllm_version", ""),
-            model=page.info.get("model", ""),
+            vllm_version=info.get("vllm_version", ""),
+            model=info.get("model", ""),
             block_bytes=block_bytes,
             block_tokens=size(names.KV_CACHE_BLOCK_TOKENS, least=1, most=_LARGEST_BLOCK_TOKENS),
             capacity_bytes=capacity,
             floor_bytes=size(names.KV_FLOOR_BYTES),
-            ranks=tuple(_rank(page, engine, rank) for rank in page.ranks(engine) or [""]),
-            windows=page.info.get("sliding_window_groups", "0") != "0",
-            max_model_len=_tokens(page.info.get("max_model_len", "")),
-            override=page.info.get("override", ""),
+            ranks=_ranks(page, engine),
+            windows=info.get("sliding_window_groups", "0") != "0",
+            max_model_len=_tokens(info.get("max_model_len", "")),
+            override=info.get("override", ""),
         ),
         active_bytes=size(names.KV_CACHE_ACTIVE_BYTES, most=capacity),
         active_peak_bytes=size(names.KV_CACHE_ACTIVE_PEAK_BYTES, most=capacity),
@@ -315,6 +351,10 @@ def _engine_sample(page: _Page, engine: str) -> EngineSample:
 def _tokens(text: str) -> int:
     """Of an optional label: 0 where it holds no number."""
     return int(text) if text.isdecimal() and len(text) <= _DIGITS_OF_TOKENS else 0
+
+
+def _ranks(page: _Page, engine: str) -> tuple[Rank, ...]:
+    return tuple(_rank(page, engine, rank) for rank in page.ranks(engine) or [""])
 
 
 def _rank(page: _Page, engine: str, rank: str) -> Rank:

@@ -30,10 +30,13 @@ class Fallback:
         """Count a round of looks; the estimates of `silent`, all pods without figures of the plugin. Others are
         forgotten."""
         for look in looks:
-            engines = self._engines.setdefault(look.pod.identity, {})
+            before, engines = self._engines.get(look.pod.identity, {}), dict[str, Sightings]()
+            window = policies[look.pod.key].observation_window_seconds
             for sample in look.engines:
-                window = policies[look.pod.key].observation_window_seconds
-                engines.setdefault(sample.engine, Sightings(window)).take(sample, look.at)
+                sightings = engines[sample.engine] = before.get(sample.engine) or Sightings(window)
+                sightings.take(sample, look.at)
+            # No others: a page may name them anew each time.
+            self._engines[look.pod.identity] = engines
         known = {pod.identity: pod for pod in silent if pod.identity in self._engines}
         self._engines = {identity: self._engines[identity] for identity in known}
         found: dict[Identity, Estimate] = {}

@@ -306,6 +306,7 @@ class History(HistoryReader):
             future = (now if latest is None else latest) + _AHEAD_SECONDS
             # It expires later still, and of that there is an index.
             self._connection.execute("DELETE FROM observed WHERE expires > ? AND newest > ?", (future, future))
+            self._connection.execute("DELETE FROM candidates WHERE expires > ? AND at > ?", (future, future))
             for table in ("observed", "candidates"):
                 self._connection.execute(f"DELETE FROM {table} WHERE expires < ?", (now,))
             # A series lasts as long as its last interval: its number must not be given to another before.

@@ -80,7 +80,9 @@ class _Since(_Parameters):
 
 
 class _WhatIf(_InNamespace):
-    workload: str | None = Field(default=None, description="Name of a workload; without it, all.")
+    workload: str | None = Field(
+        default=None, description="Name of a workload, or of its VLLMRecommendation; without it, all."
+    )
     policy: str | None = Field(default=None, description="VLLMPolicy to try; without it, each workload's own.")
     settings: list[str] = Field(
         default=[], alias="set", max_length=_MOST_SETTINGS, description="FIELD=VALUE to change in it; repeatable."

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from recommender.api.workloads import WorkloadRef
 
+WORKLOAD_LABELS = ("namespace", "kind", "workload", "container")
+"""What the parts of a key are called in our metrics."""
+
 
 class WorkloadKey(NamedTuple):
     """What gets one recommendation."""
@@ -16,6 +19,11 @@ class WorkloadKey(NamedTuple):
     namespace: str
     workload: WorkloadRef
     container: str
+
+    @property
+    def labels(self) -> tuple[str, str, str, str]:
+        """Values of `WORKLOAD_LABELS`."""
+        return (self.namespace, self.workload.kind, self.workload.name, self.container)
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.workload}/{self.container}"

@@ -42,7 +42,7 @@ def worst_knees(
     window: Window, allowed_loss: float, today_bytes: float, coverage_percent: float, percentile: float
 ) -> WorstKnees:
     """The largest knee of the window, and of its rolling parts: of the curve of all pods together, and of that of each
-    pod that was there for `coverage_percent` of the time.
+    pod that was there for `coverage_percent` of the time, with gaps or without.
 
     Distances scale with a pod's own traffic, so that the sum alone would hide a pod that is busier than the rest.
     """
@@ -87,16 +87,18 @@ class _Parts:
         tokens = self._sums(np.concatenate(([0], window.columns.rows["lookup_tokens"].cumsum())))
         self.tokens: Array = np.concatenate((tokens, tokens.sum(axis=1, keepdims=True)), axis=1)
         """Looked up, of each part and series, and last of all series together."""
-        seen = window.covered_by_interval
         inside = np.vstack((np.ones(len(middles)), (begins[:, None] < middles) & (middles <= ends[:, None])))
-        lasts = np.concatenate(([window.seconds], np.full(len(ends), length)))[:, None]
-        seen = np.vstack((seen, seen.max(axis=0)))
-        covered = 100 * np.minimum(inside @ seen.T, lasts) / lasts >= coverage_percent
-        self.counts = covered[1:, -1] & (self.tokens[1:, -1] > 0)
+        lasts = np.concatenate(([window.seconds], np.full(len(ends), length)))
+
+        def is_enough(seconds: Array, of: Array) -> Array:
+            enough: Array = 100 * np.minimum(seconds, of) / of >= coverage_percent
+            return enough
+
+        covered = is_enough(inside @ window.covered_by_interval.max(axis=0), lasts)
+        self.counts = covered[1:] & (self.tokens[1:, -1] > 0)
         """Which rolling parts are covered as the policy asks."""
-        covered[:, -1] = True
-        self.curves = covered
-        """Which curves count in a part: of series that are covered by themselves, and that of all together."""
+        self.curves = np.column_stack((is_enough(self._spans(window), lasts[:, None]), np.ones(len(lasts), np.bool_)))
+        """Which curves count in a part: of series that were there for long enough, and that of all together."""
 
     def hits(self, counts: Array, of: type[np.signedinteger[Any]]) -> Array:
         """Blocks of each part and curve up to each of some buckets; `counts` of each row and single bucket. `of`: the
@@ -108,6 +110,14 @@ class _Parts:
         np.subtract(before[self.high], before[self.low], out=held[:, :-1])
         held[:, :-1].sum(axis=1, dtype=of, out=held[:, -1])
         return np.cumsum(hits, axis=2, out=hits)
+
+    def _spans(self, window: Window) -> Array:
+        """Seconds from the first to the last interval of each part and series. What lies between and was not seen
+        counts, as its tokens do where the gap ends: the pod that needs most does not lose its say by a gap."""
+        rows, any_rows = window.columns.rows, self.high > self.low
+        first, last = np.where(any_rows, self.low, 0), np.where(any_rows, self.high - 1, 0)
+        spans: Array = np.where(any_rows, window.columns.ends[last] - rows["start"][first], 0.0)
+        return spans
 
     def _sums(self, before: Array) -> Array:
         """Sums over the rows of each part and series, from the sums of all rows before each."""

@@ -223,7 +223,8 @@ class Candidate:
                     body = released(lease, LEASE, time.time())
                     await self._server.request("PUT", self._path, body=body)
                     logger.info("the lease %s is given back", self._shown)
-        except (ApiError, *CONNECTION_ERRORS, ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:
+            # Whatever it is: the lease is to be looked at again.
             logger.warning(
                 "the lease %s is not given back, it runs out by itself: %s: %s",
                 self._shown,

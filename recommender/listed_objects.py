@@ -6,21 +6,29 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from recommender.api.apiserver.connection import CONNECTION_ERRORS, JSON, METADATA_LIST, ApiError, ApiServer
 from recommender.api.apiserver.lists import pages
-from recommender.api.apiserver.resources import Resource
+from recommender.api.apiserver.resources import Resource, resource_of
 from recommender.api.object_store import Raw
 from recommender.api.owners import BUILT_IN_OWNERS, CUSTOM_OWNERS
+from recommender.api.policies import ClusterAutomation
 from recommender.cluster_objects import AUTOMATION, NAMESPACES, NODES, PODS, POLICIES, RECOMMENDATIONS
 
 SIZES = (RECOMMENDATIONS, POLICIES)
 """What is recommended, and by what."""
+WORKLOADS = (RECOMMENDATIONS, resource_of(ClusterAutomation), PODS)
+"""What is recommended, and for which pods."""
 FLEET = (*SIZES, *AUTOMATION, PODS, NAMESPACES, NODES, *BUILT_IN_OWNERS, *CUSTOM_OWNERS)
 """All that decides who lies where, and what would be asked for him."""
 
+_OF_NAMESPACES = (RECOMMENDATIONS, PODS)
 _PAGE = 500
 
 
 class ListingError(Exception):
     """The API server does not show what is needed; the message says what, why, and what to do."""
+
+
+class RefusedError(ListingError):
+    """Whoever asks may not see it."""
 
 
 class ListedObjects:
@@ -33,17 +41,18 @@ class ListedObjects:
         }
 
     def get(self, kind: str, namespace: str | None, name: str) -> Raw | None:
-        return self._listed[kind].get((namespace, name))
+        return self._listed.get(kind, {}).get((namespace, name))
 
     def list(self, kind: str, namespace: str | None = None) -> list[Raw]:
-        return [raw for key, raw in self._listed[kind].items() if namespace in (None, key[0])]
+        return [raw for key, raw in self._listed.get(kind, {}).items() if namespace in (None, key[0])]
 
 
 async def list_objects(server: ApiServer, resources: Iterable[Resource], namespace: str | None = None) -> ListedObjects:
-    """All objects of `resources`; recommendations only of `namespace`, where one is given. Raises `ListingError`."""
+    """All objects of `resources`; recommendations and pods only of `namespace`, where one is given. Raises
+    `ListingError`."""
     listed: dict[str, list[Raw]] = {}
     for resource in resources:
-        listed[resource.kind] = await _list(server, resource, namespace if resource == RECOMMENDATIONS else None)
+        listed[resource.kind] = await _list(server, resource, namespace if resource in _OF_NAMESPACES else None)
     return ListedObjects(listed)
 
 
@@ -59,7 +68,8 @@ async def _list(server: ApiServer, resource: Resource, namespace: str | None) ->
     except ApiError as error:
         if error.status == 404 and resource in CUSTOM_OWNERS:
             return []
-        raise ListingError(f"{resource} cannot be listed at {server.url}: {_why(error, resource)}") from error
+        kind = RefusedError if error.status == 403 else ListingError
+        raise kind(f"{resource} cannot be listed at {server.url}: {_why(error, resource)}") from error
     except CONNECTION_ERRORS as error:
         said = str(error) or type(error).__name__
         raise ListingError(

@@ -78,8 +78,10 @@ class Spending:
     def growing(self, to_bytes: int, at: float, cost: float) -> Spending:
         """The same where the pool grows now, at the cost of a restart."""
         restarted = self.period.restart_tokens + cost
-        period = replace(self.period, grown_bytes=to_bytes, grown_at=at, restart_tokens=restarted)
-        return replace(self, period=period, grow_to_bytes=to_bytes)
+        # On an earlier day it may have grown to more, which no pod has yet.
+        grown = max(to_bytes, self.period.grown_bytes)
+        period = replace(self.period, grown_bytes=grown, grown_at=at, restart_tokens=restarted)
+        return replace(self, period=period, grow_to_bytes=grown)
 
     def share(self, tokens: float) -> float:
         """Of the budget."""
@@ -118,6 +120,9 @@ def spend(window: Window, pools: Pools, allowed_loss: float, theta: float, befor
     if flood > cost:
         # Nothing is known of it yet: the own pool loses nothing, whatever it is.
         mended = replace(account, projected_tokens=max(account.projected_tokens, spent + flood))
+        if _grew_in(period) and period.grown_bytes >= pools.own_bytes:
+            # Asked for already: what has not been started anew since cost no other restart.
+            return mended
         return mended.growing(pools.own_bytes, window.end, cost)
     if not account.adaptable or _grew_in(period) or account.projected_tokens <= theta * budget:
         return account

@@ -70,7 +70,8 @@ def gpu_hour_prices(answer: Any) -> dict[str, float]:
         clusters.setdefault(str(name), set()).add(str(properties.get("cluster")))
         before = costs.get(str(name), (0.0, 0.0))
         costs[str(name)] = (before[0] + cost, before[1] + hours)
-    return {name: cost / hours for name, (cost, hours) in costs.items() if len(clusters[name]) == 1}
+    prices = {name: _amount(cost / hours) for name, (cost, hours) in costs.items() if len(clusters[name]) == 1}
+    return {name: price for name, price in prices.items() if price is not None}
 
 
 def _amount(value: Any) -> float | None:

@@ -71,5 +71,5 @@ def _setting(text: str) -> tuple[list[str], Any]:
         raise PolicyChangeError(f"set {text} is no FIELD=VALUE, such as hitRateLoss.points=2")
     try:
         return name.split("."), json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name.split("."), value

@@ -155,7 +155,8 @@ def read_price_map(path: Path) -> PriceMap:
         written = YAML(typ="safe", pure=True).load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise PricesError(f"the prices in {path} cannot be read: {error}") from error
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:
+        # A day that no month has is a ValueError.
         raise PricesError(f"the prices in {path} are no YAML: {' '.join(str(error).split())}") from error
     try:
         # Dates of YAML, too, are text in JSON.
@@ -165,6 +166,9 @@ def read_price_map(path: Path) -> PriceMap:
             f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()
         )
         raise PricesError(f"the prices in {path} cannot be understood: {faults}") from error
+    except (TypeError, ValueError) as error:
+        # YAML has keys that are lists, and values that hold themselves.
+        raise PricesError(f"the prices in {path} cannot be understood: {error}") from error
 
 
 class PriceFile:

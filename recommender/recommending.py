@@ -21,7 +21,8 @@ from recommender.api.workloads import recommendation_name
 from recommender.autoscaling import Autoscaler, autoscalers_of
 from recommender.cards import on_card
 from recommender.consequences import Market
-from recommender.discovery import REFUSED, Census, census_of, discover, ensure_plugin
+from recommender.discovery import REFUSED, Census, Pod, census_of, discover, ensure_plugin
+from recommender.engine_members import counting, is_member, with_members
 from recommender.evaluating import Evaluator
 from recommender.expiries import is_over
 from recommender.fallback import Fallback
@@ -122,8 +123,12 @@ class Recommender:
         self._autoscalers = autoscalers_of(self._store, found.ownership, self._warn)
         pods = list(found.injected)
         self.longest_look = self._scraper.longest(len(pods)) + self._scraper.longest(len(pods) + len(found.bare))
-        scrapes = await self._scraper.scrape(pods)
+        looked_at = await self._scraper.scrape(pods)
         self._telemetry.pods.set(len(pods))
+        pods = counting(pods, looked_at, self._known(pods))
+        counted = {pod.identity for pod in pods}
+        scrapes = [scrape for scrape in with_members(looked_at) if scrape.pod.identity in counted]
+        members = {scrape.pod.key for scrape in looked_at if is_member(scrape)} - {pod.key for pod in pods}
         silent = [scrape.pod for scrape in scrapes if scrape.sample is None]
         looks = await self._scraper.look_at_vllm([*silent, *found.bare])
         answering = {look.pod.identity for look in looks}
@@ -148,7 +153,10 @@ class Recommender:
         self._store_policies()
         now = time.time()
         for key in [key for key, state in states.items() if self._is_over(state, windows[key], now)]:
-            self._remove(key)
+            self._remove(key, "nobody owns it and nothing of it was seen for a window")
+            del states[key], windows[key]
+        for key in members & states.keys():
+            self._remove(key, "its pods are parts of engines that other pods schedule")
             del states[key], windows[key]
         self._judge_policies(now)
         policies = {key: state.policy.spec or PolicySpec() for key, state in states.items()}
@@ -224,7 +232,7 @@ class Recommender:
             newest.pod.annotations if newest else {},
             self._ownership.annotations(key.namespace, speaker),
         )
-        if newest is not None and newest.pod.excluded:
+        if automation.excluded or (newest is not None and newest.pod.excluded):
             automation = replace(automation, excluded=True, enabled=False)
         policy = self._resolver.policy(automation.policy)
         if policy.spec is not None and policy.fault is None:
@@ -238,11 +246,17 @@ class Recommender:
         owner_is_known = (state.key.namespace, state.key.workload) in self._ownership.owners
         return is_over(state, owner_is_known, window_seconds, now)
 
-    def _remove(self, key: WorkloadKey) -> None:
+    def _known(self, pods: Iterable[Pod]) -> set[tuple[WorkloadKey, str]]:
+        """Those workloads, and for what, that have a recommendation although their pods may have ranks alone."""
+        unsure = {pod.key for pod in pods if pod.launch.may_be_member}
+        stored = ((key, self._store.get(VLLMRecommendation.KIND, key.namespace, _name_for(key))) for key in unsure)
+        return {(key, str((raw.get("status") or {}).get("fingerprint"))) for key, raw in stored if raw is not None}
+
+    def _remove(self, key: WorkloadKey, why: str) -> None:
         self._put(
             functools.partial(self._store.delete, VLLMRecommendation.KIND, key.namespace, _name_for(key)),
         )
-        logger.info("%s: nobody owns it and nothing of it was seen for a window; its recommendation is removed", key)
+        logger.info("%s: %s; its recommendation is removed", key, why)
 
     def _store_policies(self) -> None:
         """Keep the last valid spec of each policy, also in a history that begins anew."""

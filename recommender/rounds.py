@@ -47,7 +47,8 @@ class Rounds:
                 self._ended = time.monotonic()
                 await _passed(stop, _LOOK_SECONDS)
                 continue
-            began = time.monotonic()
+            # Of what changes while a round is under way the round may not know.
+            began, revision = time.monotonic(), self._objects.revision()
             try:
                 await self._round(stop)
                 self._count += 1
@@ -60,7 +61,7 @@ class Rounds:
             self._telemetry.history_bytes.set(_size(self._history))
             # Spread a little, so that recommenders and pods do not fall into step.
             next_round = began + self._recommender.period * random.uniform(0.9, 1.1)
-            await self._rest(stop, next_round, self._ended + _EARLY * (self._ended - began))
+            await self._rest(stop, next_round, self._ended + _EARLY * (self._ended - began), revision)
 
     def alive(self) -> str | None:
         """What is wrong, where rounds no longer end."""
@@ -92,9 +93,9 @@ class Rounds:
             under_way.cancel()
             await asyncio.gather(under_way, stopping, return_exceptions=True)
 
-    async def _rest(self, stop: asyncio.Event, next_round: float, earliest: float) -> None:
-        """Wait for the next round; a pod that comes, or a policy that changes, waits no longer than till `earliest`."""
-        revision = self._objects.revision()
+    async def _rest(self, stop: asyncio.Event, next_round: float, earliest: float, revision: object) -> None:
+        """Wait for the next round; a pod that has come, or a policy that has changed, since the objects had `revision`
+        waits no longer than till `earliest`."""
         while (left := next_round - time.monotonic()) > 0:
             await _passed(stop, min(left, SHORTEST_PERIOD_SECONDS))
             if stop.is_set() or (time.monotonic() >= earliest and self._objects.revision() != revision):
@@ -110,6 +111,7 @@ async def _passed(stop: asyncio.Event, seconds: float) -> None:
 def _size(history: Path) -> int:
     total = 0
     for suffix in ("", "-wal"):
-        with contextlib.suppress(FileNotFoundError):
+        # The writer says what is wrong with it.
+        with contextlib.suppress(OSError):
             total += Path(f"{history}{suffix}").stat().st_size
     return total

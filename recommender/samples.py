@@ -14,6 +14,13 @@ LARGEST_BYTES = 2**50
 """A pebibyte: more than any process sees as one device."""
 
 
+MOST_ENGINES = 256
+"""Of one pod: more than run in any."""
+
+LONGEST_TEXT = 4096
+"""Of what a page calls things: models are named by paths."""
+
+
 class RefusedSampleError(ValueError):
     """A page that cannot be believed; the message says what is wrong with it."""
 
@@ -123,3 +130,5 @@ class PodSample:
     engines: tuple[EngineSample, ...]
     hooks: Mapping[str, bool] = field(default_factory=dict)
     """Which of the plugin's hooks are active, by name."""
+    members: Mapping[str, tuple[Rank, ...]] = field(default_factory=dict)
+    """Ranks of engines whose scheduler runs in another pod, by engine; then there are no `engines`."""

@@ -24,6 +24,9 @@ from vllm_plugin.names import COMPACT_TYPE
 DEADLINE_SECONDS = 5.0
 """For one page, from connecting to the last byte. A page takes milliseconds: a pod that needs longer is in trouble."""
 
+_LONGEST_FAULT = 1000
+"""Characters: it goes into a condition, and may quote the page."""
+
 _NO_ANSWER = (TimeoutError, aiohttp.ClientError, OSError)
 
 LARGEST_PAGE_BYTES = 4 << 20
@@ -150,6 +153,7 @@ class Scraper:
             except Exception as error:
                 # Whatever one pod answers, the others' round goes on.
                 fault = f"the page of {_shown(address)} cannot be read: {type(error).__name__}: {error}"
+            fault = fault and fault[:_LONGEST_FAULT]
             return Scrape(pod, time.time(), time.monotonic() - began, sample, fault, aside)
 
     async def _page(self, host: str, port: int) -> str:

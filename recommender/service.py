@@ -183,7 +183,7 @@ async def _opened(path: Path, patience_seconds: float, waits: Callable[[str], No
 
 def _closed(opening: asyncio.Future[History]) -> None:
     """Nobody waits for it any more."""
-    if opening.exception() is None:
+    if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
 
 

@@ -22,7 +22,7 @@ from recommender.bounds import Knees, Pools
 from recommender.loss_budgets import Period, Spending, loss_budget_bound, spend
 from recommender.windows import Window
 
-COVERAGE, REQUESTS, LOOKUPS = "coverage", "requests", "lookups"
+COVERAGE, REQUESTS, LOOKUPS, PODS = "coverage", "requests", "lookups", "pods"
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,23 @@ class _Choice:
 
 
 def size(
-    window: Window, pools: Pools, policy: PolicySpec, before: Before | None = None, period: Period | None = None
+    window: Window,
+    pools: Pools,
+    policy: PolicySpec,
+    before: Before | None = None,
+    period: Period | None = None,
+    pods: Guard | None = None,
 ) -> Sizing:
-    """The pool for the next pods of a workload. `period`: what is remembered of the loss budget's day."""
+    """The pool for the next pods of a workload. `period`: what is remembered of the loss budget's day. `pods`: whether
+    the window holds data of all pods that run; None where nobody asks."""
     guards = data_guards(window, pools, policy)
+    measured = all(guard.passed for guard in guards)
+    if pods is not None:
+        # First: of pods that are not seen the others say nothing.
+        guards = (pods, *guards)
+        measured = measured and (pods.passed or before is not None)
     growth = bounds.growth_bound(window, pools, policy)
-    if all(guard.passed for guard in guards):
+    if measured:
         return _sized(window, pools, policy, before, guards, growth, period)
     if growth is not None:
         return _grown(window, pools, policy, before, guards, growth)
@@ -156,19 +167,27 @@ def _sized(
         bounds.min_kv_bound(policy),
     ):
         choice.at_least(asking)
+    unseen = next((guard for guard in guards if guard.name == PODS and not guard.passed), None)
+    if unseen is not None and before is not None:
+        message = f"{unseen.message}: what was recommended before stays, as long as the others do not need more"
+        choice.at_least(Bound(name=bounds.HELD, kv_bytes=before.kv_bytes, message=message))
     candidate = choice.kv_bytes
     kept = _kept(_whole_blocks(candidate, pools), before)
     choice.at_least(kept)
     if before is not None and not before.candidates and kept is not None:
         candidate = kept.kv_bytes
     pressure = bounds.pressure_bound(window, pools)
-    # What it grew to beyond the own pool stays until the window has forgotten why.
-    grown = pressure is not None and before is not None and before.kv_bytes > pools.own_bytes
-    if growth is None and not grown:
+    # What it grew to beyond the own pool stays until the window has forgotten why; pods that are not seen may know.
+    beyond = before.kv_bytes if before is not None and before.kv_bytes > pools.own_bytes else None
+    grown = beyond if pressure is not None else None
+    if growth is None and grown is None and (unseen is None or beyond is None):
         choice.at_most(bounds.pool_bound(pools))
     else:
         choice.asked.append(bounds.pool_bound(pools))
         choice.at_least(growth)
+    if grown is not None:
+        message = "it was short of KV in the window: what it grew to stays"
+        choice.at_least(Bound(name=bounds.HYSTERESIS, kv_bytes=grown, message=message))
     choice.at_most(bounds.max_kv_bound(policy, pools))
     choice.at_least(pressure)
     return replace(

@@ -12,6 +12,7 @@ from recommender.api.sizing_flags import (
     KV_CACHE_MEMORY_BYTES,
     parse_version,
 )
+from recommender.api.units import format_bytes
 from recommender.bounds import LARGEST_UTILIZATION, Pools
 from recommender.samples import EngineFacts, Rank
 from recommender.sizing import Sizing
@@ -35,12 +36,17 @@ def pools_of(engines: Sequence[EngineFacts], own_bytes: int) -> Pools:
     )
 
 
-def target_of(sizing: Sizing, pools: Pools, engines: Sequence[EngineFacts]) -> Target | None:
-    """What the next pod is to start with; None where sizing has no answer."""
+def target_of(
+    sizing: Sizing, pools: Pools, engines: Sequence[EngineFacts], seen: Iterable[EngineFacts] = ()
+) -> Target | None:
+    """What the next pod is to start with; None where sizing has no answer, or one that the smallest of the workload's
+    GPUs has no room for: nobody knows on which of them the pod will start. `engines` run now, others were `seen`."""
     if sizing.kv_bytes is None:
         return None
     blocks = sizing.kv_bytes // pools.block_bytes
     ranks = [rank for engine in engines for rank in engine.ranks]
+    if not _have_room([*ranks, *(rank for engine in seen for rank in engine.ranks)], blocks):
+        return None
     # What vLLM takes off these bytes comes on top of the pool.
     kv_bytes = blocks * max(rank.block_bytes for rank in ranks) + max(rank.reserved_bytes for rank in ranks)
     allocations = [rank.outside_pool_bytes + blocks * rank.block_bytes for rank in ranks]
@@ -58,6 +64,16 @@ def target_of(sizing: Sizing, pools: Pools, engines: Sequence[EngineFacts]) -> T
         flags=flags,
         predicted_hit_rate=sizing.predicted_hit_rate,
         bound_by=sizing.bound_by,
+    )
+
+
+def why_no_target(sizing: Sizing) -> str:
+    """The sentence for a `target_of` that is None."""
+    if sizing.kv_bytes is None:
+        return sizing.message
+    return (
+        f"{format_bytes(sizing.kv_bytes)} of KV cache would do, and the smallest GPU that pods run on has no room for "
+        "it: keep them to GPUs of one size (nodeSelector), and each size of GPU is looked at by itself"
     )
 
 
@@ -81,6 +97,13 @@ def gpu_totals(engines: Iterable[EngineFacts]) -> Range:
     """Smallest and largest GPU memory of all ranks: only where they are equal does one fraction serve all."""
     totals = [rank.total_bytes for engine in engines for rank in engine.ranks]
     return Range(min=min(totals), max=max(totals))
+
+
+def _have_room(ranks: Sequence[Rank], blocks: int) -> bool:
+    """Whether GPUs of several sizes can all hold such a pool. What GPUs of one size hold, sizing knows."""
+    if len({rank.total_bytes for rank in ranks}) == 1:
+        return True
+    return all(blocks <= max(_blocks_with_room(rank), rank.capacity_bytes // rank.block_bytes) for rank in ranks)
 
 
 def _blocks_with_room(rank: Rank) -> int:

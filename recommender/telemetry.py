@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from recommender.api.recommendations import LossBudget, Savings
 from recommender.discovery import Pod
 from recommender.gauge_tables import GaugeTable
-from recommender.keys import WorkloadKey
+from recommender.keys import WORKLOAD_LABELS, WorkloadKey
 from recommender.kv_demands import KVDemand
 from recommender.workload_figures import WorkloadCollector
 from vllm_plugin.names import PREFIX
@@ -61,39 +61,38 @@ class Telemetry:
         self.history_failures = Counter(
             _NAME + "history_failures", "Times that the store could not be written.", registry=self.registry
         )
-        of_workload = ("namespace", "kind", "workload", "container")
         self._loss_budget = GaugeTable(
             PREFIX + "workload_loss_budget_spent_ratio",
             "What of the hit rate that a day may lose is lost so far: 1 is all of it.",
-            of_workload,
+            WORKLOAD_LABELS,
             registry=self.registry,
         )
         self._kv_demand_bytes = GaugeTable(
             PREFIX + "workload_kv_demand_bytes",
             "Most KV cache that requests needed within a minute, of all engines together; bytes of a rank each.",
-            of_workload,
+            WORKLOAD_LABELS,
             registry=self.registry,
         )
         self._kv_demand_ratio = GaugeTable(
             PREFIX + "workload_kv_demand_ratio",
             "The same of the average engine, as a share of the KV cache that the workload's own arguments make, "
             "whatever size it has now.",
-            of_workload,
+            WORKLOAD_LABELS,
             registry=self.registry,
         )
         self._kv_saturated_ratio = GaugeTable(
             PREFIX + "workload_kv_saturated_ratio",
             "Share of the engines in which requests needed more KV cache than there is within a minute.",
-            of_workload,
+            WORKLOAD_LABELS,
             registry=self.registry,
         )
         self._autoscaler_conflicts = GaugeTable(
             PREFIX + "workload_autoscaler_conflicts",
             "Autoscalers that go by the usage of a KV cache whose size is automated.",
-            of_workload,
+            WORKLOAD_LABELS,
             registry=self.registry,
         )
-        of_savings = (*of_workload, "use")
+        of_savings = (*WORKLOAD_LABELS, "use")
         self._saved_gpus = GaugeTable(
             PREFIX + "workload_savings_gpus",
             "Memory given back by all pods, in GPUs: bankable, others can be placed there, or potential.",
@@ -152,13 +151,13 @@ class Telemetry:
     def loss_budgets(self, accounts: Mapping[WorkloadKey, LossBudget]) -> None:
         """Those of all workloads that have one; nothing is left of the others."""
         self._loss_budget.set(
-            (_labels(key), account.spent_tokens / account.budget_tokens if account.budget_tokens else 0.0)
+            (key.labels, account.spent_tokens / account.budget_tokens if account.budget_tokens else 0.0)
             for key, account in accounts.items()
         )
 
     def kv_demands(self, demands: Mapping[WorkloadKey, KVDemand]) -> None:
         """Those of all workloads that report; nothing is left of the others."""
-        found = [(_labels(key), demand) for key, demand in demands.items()]
+        found = [(key.labels, demand) for key, demand in demands.items()]
         self._kv_demand_bytes.set((labels, demand.demand_bytes) for labels, demand in found)
         self._kv_demand_ratio.set(
             (labels, demand.demand_ratio) for labels, demand in found if demand.demand_ratio is not None
@@ -167,11 +166,11 @@ class Telemetry:
 
     def autoscaler_conflicts(self, counts: Mapping[WorkloadKey, int]) -> None:
         """How many each workload has; nothing is left of those that have none."""
-        self._autoscaler_conflicts.set((_labels(key), count) for key, count in counts.items())
+        self._autoscaler_conflicts.set((key.labels, count) for key, count in counts.items())
 
     def savings(self, found: Mapping[WorkloadKey, Savings]) -> None:
         """Those of all workloads that have a size; nothing is left of the others."""
-        all_of = [(_labels(key), savings) for key, savings in found.items()]
+        all_of = [(key.labels, savings) for key, savings in found.items()]
         self._saved_gpus.set(
             ((*labels, use), gpus)
             for labels, savings in all_of
@@ -183,7 +182,3 @@ class Telemetry:
             for labels, money in priced
             for use, amount in (("bankable", money.bankable_per_month), ("potential", money.potential_per_month))
         )
-
-
-def _labels(key: WorkloadKey) -> tuple[str, str, str, str]:
-    return (key.namespace, key.workload.kind, key.workload.name, key.container)

@@ -67,5 +67,7 @@ def allocatable_point(nodes: Iterable[Raw]) -> Point:
     for raw in nodes:
         allocatable = ((raw.get("status") or {}).get("allocatable") or {}).get(WHOLE_GPU)
         if str(allocatable).isdecimal():
-            found += int(str(allocatable)) * gpu_node(raw).memory_bytes
+            node, count = gpu_node(raw), int(str(allocatable))
+            # Shared in time, a Node has more of the resource than it has cards.
+            found += min(count, node.gpus or count) * node.memory_bytes
     return Point(allocatable_bytes=found)

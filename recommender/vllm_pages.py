@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from recommender.samples import LARGEST_COUNT, RefusedSampleError
+from recommender.samples import LARGEST_COUNT, MOST_ENGINES, RefusedSampleError
 
 _CONFIG = "vllm:cache_config_info"
 _USAGE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
@@ -55,6 +55,8 @@ class VLLMSample:
 def parse_vllm_page(text: str) -> tuple[VLLMSample, ...]:
     """One sample of every engine that has a pool. Raises `RefusedSampleError`."""
     page = _Page(text)
+    if len(page.configs) > MOST_ENGINES:
+        raise RefusedSampleError(f"vLLM's page has {len(page.configs)} engines, which cannot be")
     engines = tuple(page.sample(engine, labels) for engine, labels in sorted(page.configs.items()))
     if not engines:
         raise RefusedSampleError(

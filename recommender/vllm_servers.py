@@ -36,8 +36,10 @@ def vllm_port(container: Raw) -> int | None:
 
 
 def _serves(container: Raw) -> bool:
-    image = str(container.get("image") or "").rpartition("/")[2]
-    return "vllm" in image.partition("@")[0].partition(":")[0] or bool(_SERVES.search(_command_line(container)))
+    image = str(container.get("image") or "").rpartition("/")[2].partition("@")[0].partition(":")[0]
+    # Our own control plane serves nothing.
+    named = "vllm" in image and not image.startswith("vllm-rightsizer")
+    return named or bool(_SERVES.search(_command_line(container)))
 
 
 def _command_line(container: Raw) -> str:

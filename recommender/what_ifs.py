@@ -22,7 +22,7 @@ from recommender.keys import WorkloadKey
 from recommender.policy_changes import PolicyChange
 from recommender.resolution import Resolver
 from recommender.standings import Standing
-from recommender.targets import target_of
+from recommender.targets import target_of, why_no_target
 from recommender.windows import Window
 
 
@@ -92,7 +92,8 @@ def what_if(
     namespace: str | None = None,
     workload: str | None = None,
 ) -> Iterator[Comparison]:
-    """Compare all workloads, those of a namespace, or those of one name. `change`: from each one's policy to the other.
+    """Compare all workloads, those of a namespace, or those of one name, which may be the recommendation's. `change`:
+    from each one's policy to the other.
 
     Raises `HistoryError` where the history cannot be read.
     """
@@ -116,7 +117,7 @@ def comparisons(
             continue
         reference = recommendation.spec.target_ref
         key = WorkloadKey(recommendation.metadata.namespace or "", reference.workload, reference.container)
-        if workload in (None, reference.name):
+        if workload in (None, reference.name, recommendation.metadata.name):
             resolved = recommendation.status.policy
             policy = resolver.policy(resolved.value if resolved else DEFAULT_POLICY).spec or PolicySpec()
             yield _compare(history, key, recommendation.status, policy, change(policy))
@@ -139,7 +140,7 @@ def _compare(
     if window is None or pools is None or sizing is None:
         return Comparison(key, 0, 0, 0, None, None, "the window holds no data")
     rolling = list(window.rolling(other.window_coverage))
-    target = target_of(sizing, pools, found.engines)
+    target = target_of(sizing, pools, found.engines, window.facts)
     return Comparison(
         key=key,
         own_bytes=pools.own_bytes,
@@ -147,7 +148,7 @@ def _compare(
         intervals=len(window.demand_peaks()),
         now=_outcome(status.target, window, rolling, pools, policy),
         then=_outcome(target, window, rolling, pools, other),
-        reason="" if target else sizing.message,
+        reason="" if target else why_no_target(sizing),
     )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from recommender.curves import HitRateCurve
 from recommender.intervals import Columns, Series
+from recommender.samples import EngineFacts
 
 ROLLING_PARTS = 6
 """The rolling part of a window W is W/6: eight hours of 48 (docs/sizing.md)."""
@@ -138,6 +139,11 @@ class Window:
         return [one.facts.block_tokens for one in self._known]
 
     @property
+    def facts(self) -> list[EngineFacts]:
+        """What each engine last said of itself."""
+        return [one.facts for one in self._known]
+
+    @property
     def approximate(self) -> bool:
         """Whether a curve is an approximation, as that of a model with sliding windows."""
         return any(one.facts.windows for one in self._known)
@@ -173,6 +179,10 @@ class Window:
         """The last `seconds` of the window."""
         return self._cut(self.end, seconds)
 
+    def of_pools_from(self, capacity_bytes: float) -> Window:
+        """What was seen of pools that have at least so many bytes."""
+        return self._of_rows(self.columns.rows["capacity_bytes"] >= capacity_bytes, self.end, self.seconds)
+
     def part_ends(self) -> list[float]:
         """Where the rolling parts end, the newest first."""
         stride = self.seconds / STRIDES
@@ -204,12 +214,14 @@ class Window:
     def _cut(self, end: float, seconds: float) -> Window:
         """Those intervals of which the larger part lies in the `seconds` before `end`."""
         middles = self.columns.middles
-        inside = (end - seconds < middles) & (middles <= end)
-        if inside.all():
+        return self._of_rows((end - seconds < middles) & (middles <= end), end, seconds)
+
+    def _of_rows(self, kept: NDArray[np.bool_], end: float, seconds: float) -> Window:
+        if kept.all():
             return Window(end, seconds, self._known, self.columns, self.lengths)
-        lengths = np.add.reduceat(inside, self._first_rows, dtype=np.int64)
+        lengths = np.add.reduceat(kept, self._first_rows, dtype=np.int64)
         known = [one for one, length in zip(self._known, lengths.tolist(), strict=True) if length]
-        return Window(end, seconds, known, self.columns.kept(inside), lengths[lengths > 0])
+        return Window(end, seconds, known, self.columns.kept(kept), lengths[lengths > 0])
 
     @cached_property
     def _first_rows(self) -> NDArray[np.int64]:

@@ -9,12 +9,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from recommender.discovery import Pod
 from recommender.evaluation import Evaluation
-from recommender.keys import WorkloadKey
+from recommender.keys import WORKLOAD_LABELS, WorkloadKey
 from recommender.trends import Point, point_of
 from vllm_plugin.names import PREFIX
 
 _NAME = PREFIX + "workload_"
-_OF_WORKLOAD = ("namespace", "kind", "workload", "container")
 _MEMORY = {
     "used_bytes": "GPU memory that weights, overhead and running requests of all pods held at most.",
     "recommended_bytes": "GPU memory that all pods would claim with what is recommended.",
@@ -42,10 +41,12 @@ class WorkloadFigures:
 def figures_of(evaluation: Evaluation) -> WorkloadFigures:
     """Those that the evaluation knows."""
     status, found = evaluation.recommendation.status, evaluation.assessment
+    target, measured = status.target, status.measured
     sizes = {
         "own": found.pools.own_bytes if found.pools else None,
-        "today": status.measured.kv_capacity_bytes if status.measured else None,
-        "recommended": status.target.kv_bytes if status.target else None,
+        "today": measured.kv_capacity_bytes if measured else None,
+        # Not what vLLM is told: that may hold more than the pool.
+        "recommended": target.kv_blocks * measured.kv_block_bytes if target and measured else None,
     }
     pools = {name: size for name, size in sizes.items() if size}
     curve = found.window.curve() if found.window is not None and found.window.lookup_tokens else None
@@ -103,10 +104,10 @@ class WorkloadCollector:
             ),
         )
         info = GaugeMetricFamily(
-            _NAME + "pod_info", "1 for each pod with the plugin: whose it is.", labels=["pod", *_OF_WORKLOAD]
+            _NAME + "pod_info", "1 for each pod with the plugin: whose it is.", labels=["pod", *WORKLOAD_LABELS]
         )
         for pod in self.pods:
-            info.add_metric([pod.name, *_labels(pod.key)], 1)
+            info.add_metric([pod.name, *pod.key.labels], 1)
         yield info
         allocatable = GaugeMetricFamily(PREFIX + "cluster_allocatable_bytes", "GPU memory that the Nodes give to pods.")
         if self.allocatable_bytes is not None:
@@ -125,12 +126,8 @@ def _gauge(
     samples: Iterable[tuple[WorkloadKey, tuple[str, ...], float | None]],
 ) -> Metric:
     """A gauge of workloads, with more labels each; samples without a value are left out."""
-    family = GaugeMetricFamily(name, text, labels=[*_OF_WORKLOAD, *labels])
+    family = GaugeMetricFamily(name, text, labels=[*WORKLOAD_LABELS, *labels])
     for key, more, value in samples:
         if value is not None:
-            family.add_metric([*_labels(key), *more], value)
+            family.add_metric([*key.labels, *more], value)
     return family
-
-
-def _labels(key: WorkloadKey) -> tuple[str, str, str, str]:
-    return (key.namespace, key.workload.kind, key.workload.name, key.container)

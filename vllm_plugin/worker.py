@@ -22,10 +22,11 @@ _PLENTY = 1 << 52
 def _kept_for_pictures(vllm_config: Any) -> int:
     """Bytes that vLLM takes off what would become KV cache, by its own rule; 0 where it has none."""
     keep_back = getattr(sys.modules.get("vllm.multimodal.gpu_ipc_memory"), "reserve_mm_ipc_gpu_memory", None)
-    if keep_back is None:
+    multimodal = getattr(getattr(vllm_config, "model_config", None), "multimodal_config", None)
+    if keep_back is None or multimodal is None:
         return 0
-    servers = getattr(vllm_config.parallel_config, "_api_process_count", 1)
-    return _PLENTY - int(keep_back(_PLENTY, vllm_config.model_config.multimodal_config, servers))
+    servers = getattr(getattr(vllm_config, "parallel_config", None), "_api_process_count", 1)
+    return _PLENTY - int(keep_back(_PLENTY, multimodal, servers))
 
 
 class WorkerTracker:

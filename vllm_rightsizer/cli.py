@@ -14,14 +14,23 @@ import typer
 from recommender.api.scopes import Scope
 from vllm_plugin.names import DEFAULT_PORT, VERSION
 from vllm_rightsizer import prometheus_options
-from vllm_rightsizer.errors import UsageError, UserError, require_folder, require_kubeconfig, require_url
+from vllm_rightsizer.doctor.options import Bundle, Diagnosis, DiagnosisOutput, Home
+from vllm_rightsizer.errors import (
+    UsageError,
+    UserError,
+    require_folder,
+    require_kubeconfig,
+    require_one_scope,
+    require_url,
+)
+from vllm_rightsizer.list_command import list_workloads
 from vllm_rightsizer.output import write_out
+from vllm_rightsizer.reading_options import AllNamespaces, Context, Objects, Output, OwnKubeconfig, SomeNamespace
 
 app = typer.Typer(
     name="vllm-rightsizer",
     help="Measures what each vLLM pod really needs of its GPU, and starts the next pod with exactly that.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -41,14 +50,6 @@ class ManifestOutput(StrEnum):
     YAML = "yaml"
 
 
-class ExplanationOutput(StrEnum):
-    TEXT = "text"
-    JSON = "json"
-
-
-Objects = Annotated[
-    Path | None, typer.Option(help="Folder in which the objects lie; without it, they are read from the API server.")
-]
 PriceFile = Annotated[
     Path | None, typer.Option("--prices", help="Your prices of GPUs, YAML or JSON; without it, a dated table.")
 ]
@@ -64,11 +65,7 @@ Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Kubeconfig = Annotated[
     Path | None, typer.Option(help="How the API server is reached; without it, by the pod's service account.")
 ]
-OwnKubeconfig = Annotated[
-    Path | None,
-    typer.Option("--kubeconfig", help="How the API server is reached; without it, as kubectl does, or as a pod."),
-]
-Context = Annotated[str | None, typer.Option(help="Of the kubeconfig; without it, the current one.")]
+ExplanationOutput = Annotated[Output, typer.Option("--output", "-o", help="What to print.")]
 
 
 def _version(wanted: bool) -> None:
@@ -261,6 +258,9 @@ def rewrite(
         print(f"{name} is laid out in another way than it is written here: see indentation and blanks", file=sys.stderr)
 
 
+app.command("list")(list_workloads)
+
+
 @app.command()
 def explain(
     name: Annotated[str, typer.Argument(help="Name of the workload, or of its VLLMRecommendation.")],
@@ -269,16 +269,13 @@ def explain(
     kubeconfig: OwnKubeconfig = None,
     context: Context = None,
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
-    output: Annotated[
-        ExplanationOutput, typer.Option("--output", "-o", help="What to print.")
-    ] = ExplanationOutput.TEXT,
+    output: ExplanationOutput = Output.TEXT,
 ) -> None:
     """Show every sample, rule and bound behind one recommendation."""
     from vllm_rightsizer.explaining import print_explanation
     from vllm_rightsizer.reading import Source
 
-    source = Source(objects, kubeconfig, context)
-    print_explanation(source, history, namespace, name, as_json=output is ExplanationOutput.JSON)
+    print_explanation(Source(objects, kubeconfig, context), history, namespace, name, output)
 
 
 @app.command("what-if")
@@ -287,22 +284,24 @@ def what_if(
     objects: Objects = None,
     kubeconfig: OwnKubeconfig = None,
     context: Context = None,
-    name: Annotated[str | None, typer.Argument(help="Name of a workload; without it, all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Name of a workload, or of its VLLMRecommendation; without it, all.")
+    ] = None,
     policy: Annotated[str | None, typer.Option(help="VLLMPolicy to try; without it, each workload's own.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Field to change in it, such as hitRateLoss.points=2; repeatable.")
     ] = None,
-    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only there; without it, all.")] = None,
-    output: Annotated[
-        ExplanationOutput, typer.Option("--output", "-o", help="What to print.")
-    ] = ExplanationOutput.TEXT,
+    namespace: SomeNamespace = None,
+    all_namespaces: AllNamespaces = False,
+    output: ExplanationOutput = Output.TEXT,
 ) -> None:
     """Show what another policy would recommend, and how the window seen would have gone with it."""
     from vllm_rightsizer.reading import Source
     from vllm_rightsizer.what_if import print_what_if
 
-    source, as_json = Source(objects, kubeconfig, context), output is ExplanationOutput.JSON
-    print_what_if(source, history, policy, settings or [], namespace, name, as_json=as_json)
+    require_one_scope(namespace, all_namespaces)
+    source = Source(objects, kubeconfig, context)
+    print_what_if(source, history, policy, settings or [], namespace, name, output)
 
 
 @app.command()
@@ -313,9 +312,7 @@ def plan(
     prices: PriceFile = None,
     opencost: OpenCostUrl = None,
     scope: ScopeOfPods = Scope.OPT_IN,
-    output: Annotated[
-        ExplanationOutput, typer.Option("--output", "-o", help="What to print.")
-    ] = ExplanationOutput.TEXT,
+    output: ExplanationOutput = Output.TEXT,
 ) -> None:
     """Show which workloads fit together on which GPUs after right-sizing, and how many GPUs that frees."""
     from vllm_rightsizer.plan import print_plan
@@ -323,7 +320,21 @@ def plan(
 
     require_url(opencost, "--opencost")
     source = Source(objects, kubeconfig, context)
-    print_plan(source, prices, opencost, scope=scope, as_json=output is ExplanationOutput.JSON)
+    print_plan(source, prices, opencost, scope=scope, output=output)
+
+
+@app.command()
+def doctor(
+    kubeconfig: OwnKubeconfig = None,
+    context: Context = None,
+    namespace: Home = None,
+    output: DiagnosisOutput = Diagnosis.TABLE,
+    bundle: Bundle = None,
+) -> None:
+    """Look at an installation from outside: what is wrong, why that matters, and the command that mends it."""
+    from vllm_rightsizer.doctor.command import run_doctor
+
+    raise typer.Exit(run_doctor(kubeconfig, context, namespace, bundle, json=output is Diagnosis.JSON))
 
 
 @app.command()
@@ -364,10 +375,19 @@ def _text_of(file: str) -> str:
         raise UsageError(f"{file} is no text: {error.reason} at byte {error.start}") from error
 
 
+def _program() -> str | None:
+    """What the program is called in its help; None: as the file that was started. kubectl starts its plugins under a
+    name that nobody types, and completes their arguments in its own way."""
+    if Path(sys.argv[0]).name != "kubectl-vllm_rightsizer":
+        return None
+    own = any(word.startswith(("--show-completion", "--install-completion")) for word in sys.argv[1:2])
+    return "vllm-rightsizer" if own else "kubectl vllm-rightsizer"
+
+
 def main() -> None:
     """Run the command line; what a user can mend is said in one message, without a traceback."""
     try:
-        app()
+        app(prog_name=_program())
     except UserError as error:
         print(f"vllm-rightsizer: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None

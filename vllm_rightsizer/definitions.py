@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from ruamel.yaml import YAML
 
 from recommender.api.crds import definitions
 from vllm_rightsizer.errors import UsageError
+from vllm_rightsizer.output import yaml_of
 
 _HEADING = "# Made from the types in recommender/api by `make crds`.\n"
 
 
 def as_yaml() -> str:
     """All definitions, one document each."""
-    return _yaml(definitions())
+    return yaml_of(definitions())
 
 
 def write_files(folder: Path) -> None:
@@ -33,16 +29,6 @@ def write_files(folder: Path) -> None:
 def files() -> dict[str, str]:
     """The same by the name of each file."""
     return {
-        f"{definition['spec']['names']['plural']}.yaml": _HEADING + _yaml([definition]) for definition in definitions()
+        f"{definition['spec']['names']['plural']}.yaml": _HEADING + yaml_of([definition])
+        for definition in definitions()
     }
-
-
-def _yaml(documents: Sequence[dict[str, Any]]) -> str:
-    yaml = YAML()
-    yaml.width = 120
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    # Lists that happen to be equal are written twice, not referred to.
-    yaml.representer.ignore_aliases = lambda _data: True
-    text = io.StringIO()
-    yaml.dump_all(documents, text)
-    return text.getvalue()

@@ -36,3 +36,9 @@ def require_url(url: str | None, option: str) -> None:
     """Raises `UsageError` where `option` is given and no URL that HTTP goes to."""
     if url is not None and not url.startswith(("http://", "https://")):
         raise UsageError(f"{option} {url} is no URL: give one such as http://opencost.opencost:9003")
+
+
+def require_one_scope(namespace: str | None, all_namespaces: bool) -> None:
+    """Raises `UsageError` where one namespace is asked for, and all."""
+    if namespace is not None and all_namespaces:
+        raise UsageError("-n names one namespace, and -A means all: leave one of them out")

@@ -15,13 +15,16 @@ from recommender.api.units import format_bytes
 from recommender.explanations import Explanation, IntervalRow, NothingToExplainError, explain
 from recommender.history_files import HistoryError
 from vllm_rightsizer.errors import UsageError, UserError
+from vllm_rightsizer.output import write_document
 from vllm_rightsizer.reading import Source, read_sizes
+from vllm_rightsizer.reading_options import Output
+from vllm_rightsizer.tables import show, table
 
 _WIDTH_WITHOUT_TERMINAL = 200
 _CHANGES_SHOWN = 12
 
 
-def print_explanation(source: Source, history: Path, namespace: str, name: str, *, as_json: bool) -> None:
+def print_explanation(source: Source, history: Path, namespace: str, name: str, output: Output) -> None:
     """Print why the recommendation `name` is what it is."""
     objects = read_sizes(source, namespace)
     try:
@@ -30,13 +33,10 @@ def print_explanation(source: Source, history: Path, namespace: str, name: str, 
         raise UsageError(str(error)) from error
     except HistoryError as error:
         raise UserError(str(error)) from error
-    if as_json:
-        print(json.dumps(explanation.to_json(), indent=2))
+    if output is not Output.TEXT:
+        write_document(explanation.to_json(), as_yaml=output is Output.YAML)
         return
-    console = Console()
-    if not console.is_terminal:
-        console.width = _WIDTH_WITHOUT_TERMINAL
-    _print(console, explanation)
+    show(lambda console: _print(console, explanation), _WIDTH_WITHOUT_TERMINAL)
 
 
 def _print(console: Console, explanation: Explanation) -> None:
@@ -92,7 +92,9 @@ def _savings(console: Console, status: RecommendationStatus) -> None:
         return
     columns = ("", "of each GPU", "of all pods, in GPUs")
     money = savings.money
-    table = _table("Savings", *columns, f"{money.currency} a month, prices of {money.priced_at}" if money else "money")
+    rows = table(
+        *columns, f"{money.currency} a month, prices of {money.priced_at}" if money else "money", title="Savings"
+    )
     none = "unknown" if money is None else ""
     for name, size, gpus, month in (
         (
@@ -108,8 +110,8 @@ def _savings(console: Console, status: RecommendationStatus) -> None:
             money.potential_per_month if money else None,
         ),
     ):
-        table.add_row(name, format_bytes(size), f"{gpus:.2f}", none if month is None else f"{month:.2f}")
-    _print_rows(console, table)
+        rows.add_row(name, format_bytes(size), f"{gpus:.2f}", none if month is None else f"{month:.2f}")
+    _print_rows(console, rows)
     why = _why_this_money(savings)
     if why:
         console.print(f"  {escape(why)}", highlight=False)
@@ -131,23 +133,23 @@ def _would_change(console: Console, status: RecommendationStatus) -> None:
 
 def _settings(console: Console, explanation: Explanation) -> None:
     status = explanation.recommendation.status
-    table = _table("Settings", "", "value", "from")
+    rows = table("", "value", "from", title="Settings")
     for name, resolved in (("automation", status.automation), ("policy", status.policy)):
         if resolved is not None:
-            table.add_row(name, resolved.value, resolved.source)
+            rows.add_row(name, resolved.value, resolved.source)
     if explanation.policy is not None:
         for name, value in explanation.policy.to_json().items():
-            table.add_row(f"  {name}", json.dumps(value) if isinstance(value, dict) else str(value), "")
-    _print_rows(console, table)
+            rows.add_row(f"  {name}", json.dumps(value) if isinstance(value, dict) else str(value), "")
+    _print_rows(console, rows)
 
 
 def _changes(console: Console, explanation: Explanation) -> None:
     """What changed since when, and what was applied when: the newest last."""
-    table = _table("What happened", "at", "", "")
+    rows = table("at", "", "", title="What happened")
     for change in explanation.changes[-_CHANGES_SHOWN:]:
         at = datetime.fromtimestamp(change.at, UTC)
-        table.add_row(f"{at:%Y-%m-%d %H:%M:%S} UTC", change.reason, escape(change.note))
-    _print_rows(console, table)
+        rows.add_row(f"{at:%Y-%m-%d %H:%M:%S} UTC", change.reason, escape(change.note))
+    _print_rows(console, rows)
     before = explanation.before
     if before is not None:
         size = "nothing" if before.kv_bytes is None else f"{format_bytes(before.kv_bytes)} by {before.bound_by}"
@@ -169,19 +171,19 @@ def _data(console: Console, status: RecommendationStatus) -> None:
 
 
 def _guards(console: Console, explanation: Explanation) -> None:
-    table = _table("Guards: without these nothing is made smaller", "", "", "")
+    rows = table("", "", "", title="Guards: without these nothing is made smaller")
     for guard in explanation.guards:
-        table.add_row("[green]✓[/]" if guard.passed else "[red]✗[/]", guard.name, escape(guard.message))
-    _print_rows(console, table)
+        rows.add_row("[green]✓[/]" if guard.passed else "[red]✗[/]", guard.name, escape(guard.message))
+    _print_rows(console, rows)
 
 
 def _bounds(console: Console, explanation: Explanation) -> None:
     before = explanation.before
-    table = _table("Bounds", "", "KV cache", "before", "why")
+    rows = table("", "KV cache", "before", "why", title="Bounds")
     for bound in explanation.recommendation.status.bounds:
         mark = "[bold]" if bound.name == explanation.decided_by else ""
         then = before.bounds.get(bound.name) if before is not None else None
-        table.add_row(
+        rows.add_row(
             f"{mark}{bound.name}",
             f"{mark}{format_bytes(bound.kv_bytes)}",
             "" if then is None else format_bytes(then),
@@ -190,17 +192,17 @@ def _bounds(console: Console, explanation: Explanation) -> None:
     if explanation.candidates:
         least, most = format_bytes(min(explanation.candidates)), format_bytes(max(explanation.candidates))
         count = len(explanation.candidates)
-        table.add_row(
+        rows.add_row(
             "asked for lately", f"{least} to {most}", "", f"what the last {count} evaluations came to by themselves"
         )
-    _print_rows(console, table)
+    _print_rows(console, rows)
 
 
 def _loss_budget(console: Console, explanation: Explanation) -> None:
     account = explanation.recommendation.status.loss_budget
     if account is None:
         return
-    table = _table(f"Loss budget of the day that began {account.period_start:%Y-%m-%d %H:%M} UTC", "", "tokens", "")
+    rows = table("", "tokens", "", title=f"Loss budget of the day that began {account.period_start:%Y-%m-%d %H:%M} UTC")
     for name, tokens in (
         ("budget", account.budget_tokens),
         ("spent", account.spent_tokens),
@@ -208,25 +210,25 @@ def _loss_budget(console: Console, explanation: Explanation) -> None:
         ("projected", account.projected_tokens),
         ("a restart costs", account.restart_tokens),
     ):
-        table.add_row(name, str(tokens), f"{tokens / account.budget_tokens:.0%}" if account.budget_tokens else "")
-    _print_rows(console, table)
+        rows.add_row(name, str(tokens), f"{tokens / account.budget_tokens:.0%}" if account.budget_tokens else "")
+    _print_rows(console, rows)
 
 
 def _curve(console: Console, explanation: Explanation) -> None:
-    table = _table("Hit rate by size of the KV cache", "KV cache", "hit rate", "loss, points")
+    rows = table("KV cache", "hit rate", "loss, points", title="Hit rate by size of the KV cache")
     for point in explanation.curve:
-        table.add_row(format_bytes(point.kv_bytes), f"{point.hit_rate:.2%}", f"{100 * point.loss:.2f}")
-    _print_rows(console, table)
+        rows.add_row(format_bytes(point.kv_bytes), f"{point.hit_rate:.2%}", f"{100 * point.loss:.2f}")
+    _print_rows(console, rows)
 
 
 def _samples(console: Console, explanation: Explanation) -> None:
     columns = ("from", "observed", "samples", "pool", "active", "demand", "requests", "tokens", "hits", "preempted")
     for pod, engine in sorted({(row.pod, row.engine) for row in explanation.intervals}):
-        table = _table(f"Intervals of pod {pod}, engine {engine}", *columns, "blocked")
+        rows = table(*columns, "blocked", title=f"Intervals of pod {pod}, engine {engine}")
         for row in explanation.intervals:
             if (row.pod, row.engine) == (pod, engine):
-                table.add_row(*_cells(row))
-        _print_rows(console, table)
+                rows.add_row(*_cells(row))
+        _print_rows(console, rows)
 
 
 def _cells(row: IntervalRow) -> tuple[str, ...]:
@@ -246,20 +248,13 @@ def _cells(row: IntervalRow) -> tuple[str, ...]:
 
 
 def _conditions(console: Console, explanation: Explanation) -> None:
-    table = _table("Conditions", "", "", "reason", "message")
+    rows = table("", "", "reason", "message", title="Conditions")
     for condition in explanation.recommendation.status.conditions:
-        table.add_row(condition.type, condition.status, condition.reason, escape(condition.message))
-    _print_rows(console, table)
+        rows.add_row(condition.type, condition.status, condition.reason, escape(condition.message))
+    _print_rows(console, rows)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _print_rows(console: Console, table: Table) -> None:
-    if table.row_count:
+def _print_rows(console: Console, rows: Table) -> None:
+    if rows.row_count:
         console.print()
-        console.print(table)
+        console.print(rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,12 +17,15 @@ from recommender.packing_plans import AFTER, Engine, Plan, Scenario, Stock, plan
 from recommender.plan_documents import plan_json
 from recommender.prices import NodePrices, Prices, PricesError, Unpriced, read_price_map
 from vllm_rightsizer.errors import UsageError, UserError
+from vllm_rightsizer.output import write_document
 from vllm_rightsizer.reading import Source, read_fleet
+from vllm_rightsizer.reading_options import Output
+from vllm_rightsizer.tables import show, table
 
 _WIDTH_WITHOUT_TERMINAL = 160
 
 
-def print_plan(source: Source, prices: Path | None, opencost: str | None, *, scope: Scope, as_json: bool) -> None:
+def print_plan(source: Source, prices: Path | None, opencost: str | None, *, scope: Scope, output: Output) -> None:
     """Print the plan for the pods of `source` in namespaces of `scope`, priced by the map in `prices` and the API at
     `opencost`, where given."""
     try:
@@ -33,18 +35,10 @@ def print_plan(source: Source, prices: Path | None, opencost: str | None, *, sco
     objects = read_fleet(source)
     costs = own if opencost is None else own.with_nodes(_asked(opencost))
     plan = plan_of(objects, costs, census_of(objects, scope))
-    if as_json:
-        print(json.dumps(plan_json(plan), indent=2))
+    if output is not Output.TEXT:
+        write_document(plan_json(plan), as_yaml=output is Output.YAML)
         return
-    console = Console()
-    if console.is_terminal:
-        _print(console, plan)
-        return
-    console.width = _WIDTH_WITHOUT_TERMINAL
-    with console.capture() as printed:
-        _print(console, plan)
-    # Columns are filled up with blanks, which nobody wants in a file.
-    print("\n".join(line.rstrip() for line in printed.get().rstrip().splitlines()))
+    show(lambda console: _print(console, plan), _WIDTH_WITHOUT_TERMINAL)
 
 
 def _asked(url: str) -> NodePrices:
@@ -76,19 +70,19 @@ def _print(console: Console, plan: Plan) -> None:
 
 
 def _summary(stock: Stock) -> Table:
-    table = _table("", "GPUs", "freed", "nodes freed", "worth a month")
-    table.add_row("now", str(len(stock.now.used)), "", "", "")
+    rows = table("", "GPUs", "freed", "nodes freed", "worth a month")
+    rows.add_row("now", str(len(stock.now.used)), "", "", "")
     meanings = {"bankable": "as schedulers are asked", "potential": "if all asked for their share"}
     for scenario in AFTER:
-        table.add_row(
+        rows.add_row(
             f"{scenario}: {meanings[scenario]}",
             str(len(stock.packing(scenario).used)),
             str(stock.freed(scenario)),
             ", ".join(stock.freed_nodes(scenario)) or "–",
             _month(stock, scenario),
         )
-    table.add_row("no packing has fewer than", str(stock.least), "", "", "")
-    return table
+    rows.add_row("no packing has fewer than", str(stock.least), "", "", "")
+    return rows
 
 
 def _month(stock: Stock, scenario: Scenario) -> str:
@@ -99,7 +93,7 @@ def _month(stock: Stock, scenario: Scenario) -> str:
 
 
 def _cards(stock: Stock, scenario: Scenario) -> Table:
-    table = _table("node", "GPU", "left", "engines", title=f"Together on one GPU: {scenario}")
+    rows = table("node", "GPU", "left", "engines", title=f"Together on one GPU: {scenario}")
     engines = {engine.name: engine for engine in stock.engines}
     packing = stock.packing(scenario)
     for node, index in sorted(packing.used):
@@ -110,22 +104,15 @@ def _cards(stock: Stock, scenario: Scenario) -> Table:
             f"{name} whole" if need is None else f"{name} {format_bytes(need)}"
             for name, need in zip(names, needs, strict=True)
         ]
-        table.add_row(node, str(index), "–" if None in needs else format_bytes(left), escape(", ".join(shown)))
-    return table
+        rows.add_row(node, str(index), "–" if None in needs else format_bytes(left), escape(", ".join(shown)))
+    return rows
 
 
 def _profiles(engines: Sequence[Engine]) -> Table:
-    table = _table("engine", "needs", "MIG profile", "of the compute", title="Slices that would hold them")
+    rows = table("engine", "needs", "MIG profile", "of the compute", title="Slices that would hold them")
     for engine in engines:
         if engine.profile is not None and engine.potential_bytes is not None:
             profile = engine.profile
             compute = f"{profile.compute}/{profile.most_compute}"
-            table.add_row(escape(engine.name), format_bytes(engine.potential_bytes), profile.name, compute)
-    return table
-
-
-def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold", justify="left")
-    return table
+            rows.add_row(escape(engine.name), format_bytes(engine.potential_bytes), profile.name, compute)
+    return rows

@@ -51,7 +51,8 @@ def _rewritten(text: str, source: str, kv_bytes: int, utilization: str | None) -
     try:
         documents = list(yaml.load_all(text))
         plain = list(YAML(typ="safe", pure=True).load_all(text))
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:
+        # A day that no month has is a ValueError.
         raise UsageError(f"{source} is no YAML: {_one_line(error)}") from error
     before = _dump(yaml, documents)
     notes: list[str] = []
@@ -80,7 +81,7 @@ def _round_trip(text: str) -> YAML:
     yaml.explicit_start = text.lstrip().startswith("---")
     try:
         _, indent, offset = load_yaml_guess_indent(text.partition("\n---")[0])
-    except YAMLError:
+    except (YAMLError, ValueError):
         return yaml
     if indent is not None:
         yaml.indent(mapping=2, sequence=indent, offset=offset or 0)
@@ -107,7 +108,7 @@ def _without_name(reason: str, obj: dict[str, Any]) -> str:
     return reason.removeprefix(f"{obj['kind']} {name}".strip() + ": ")
 
 
-def _one_line(error: YAMLError) -> str:
+def _one_line(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
     return problem if mark is None else f"{problem}, line {mark.line + 1}, column {mark.column + 1}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,10 @@ from recommender.history_files import HistoryError
 from recommender.policy_changes import PolicyChangeError, policy_change
 from recommender.what_ifs import Comparison, Outcome, what_if
 from vllm_rightsizer.errors import UsageError, UserError
+from vllm_rightsizer.output import write_document
 from vllm_rightsizer.reading import Source, read_sizes
+from vllm_rightsizer.reading_options import Output
+from vllm_rightsizer.tables import show, table
 
 _WIDTH_WITHOUT_TERMINAL = 160
 
@@ -26,8 +28,7 @@ def print_what_if(
     settings: Sequence[str],
     namespace: str | None,
     workload: str | None,
-    *,
-    as_json: bool,
+    output: Output,
 ) -> None:
     """Print what the policy called `policy`, or each workload's own, with `settings` changed in it, would recommend."""
     if policy is None and not settings:
@@ -44,21 +45,22 @@ def print_what_if(
         where = f" in namespace {namespace}" if namespace else ""
         what = f"of a workload called {workload}" if workload else ""
         raise UsageError(f"there is no VLLMRecommendation {what}{where}".replace("  ", " "))
-    if as_json:
-        print(json.dumps([one.to_json() for one in found], indent=2))
+    if output is not Output.TEXT:
+        write_document([one.to_json() for one in found], as_yaml=output is Output.YAML)
         return
-    console = Console()
-    if not console.is_terminal:
-        console.width = _WIDTH_WITHOUT_TERMINAL
+    show(lambda console: _print(console, found), _WIDTH_WITHOUT_TERMINAL)
+
+
+def _print(console: Console, found: Sequence[Comparison]) -> None:
     console.print(_table(found))
     for one in found:
         if one.then is None:
-            console.print(f"{one.key}: nothing would be recommended: {one.reason}", highlight=False)
+            said = f"{one.key}: nothing would be recommended: {one.reason}"
+            console.print(said, highlight=False, markup=False)
 
 
 def _table(found: Sequence[Comparison]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in (
+    rows = table(
         "workload",
         "own pool",
         "now",
@@ -68,10 +70,9 @@ def _table(found: Sequence[Comparison]) -> Table:
         "hit rate",
         "decided by",
         "would have missed",
-    ):
-        table.add_column(column, overflow="fold", justify="left")
+    )
     for one in found:
-        table.add_row(
+        rows.add_row(
             str(one.key),
             format_bytes(one.own_bytes),
             format_bytes(one.now.kv_bytes) if one.now else "–",
@@ -83,8 +84,8 @@ def _table(found: Sequence[Comparison]) -> Table:
             _risk(one),
         )
     if len(found) > 1:
-        table.add_row(f"all {len(found)}", *_together(found))
-    return table
+        rows.add_row(f"all {len(found)}", *_together(found))
+    return rows
 
 
 def _together(found: Sequence[Comparison]) -> tuple[str, ...]:

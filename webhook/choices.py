@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from recommender.api.automation import Automation
 from recommender.api.sharing import as_written
-from recommender.api.workloads import KSERVE_GENERATION, KSERVE_NAME, LWS_NAME, LWS_SIZE, WorkloadRef
+from recommender.api.workloads import WorkloadRef, is_of_group
 from vllm_plugin.names import ANNOTATION_AUTO
 from webhook.detection import Engine
 from webhook.emitters import emission_for
@@ -93,7 +93,7 @@ def only_shown(choices: Choices, engines: Sequence[Engine], earlier: Mapping[str
 
 def _held_back(pod: Raw, namespace: str, workload: WorkloadRef, knowledge: Knowledge) -> str | None:
     """Why no pod of a group is sized: leader and workers form one engine, all of them are rewritten or none."""
-    if not _is_of_group(pod):
+    if not is_of_group(pod):
         return None
     for (there, whose, container), recommended in knowledge.recommendations.items():
         # The name first: there are thousands, and whole references take long to compare.
@@ -111,7 +111,7 @@ def _emission(
         return None
     if len(fit) < len(engines):
         return Declined("not all of the pod's engines are sized, and their GPUs are shared out together")
-    if _is_of_group(pod):
+    if is_of_group(pod):
         return Declined("the pods of a group hold whole GPUs: one of them cannot tell whether the others get a share")
     written = as_written(pod)
     asked = [
@@ -132,12 +132,3 @@ def _container(pod: Raw, engine: Engine) -> Raw:
     _, kind, at = engine.path
     found: Raw = pod["spec"][kind][at]
     return found
-
-
-def _is_of_group(pod: Raw) -> bool:
-    """Whether the pod is a part of an engine: of a LeaderWorkerSet, or of KServe's over several nodes."""
-    metadata = pod.get("metadata") or {}
-    labels = metadata.get("labels") or {}
-    if KSERVE_NAME in labels and KSERVE_GENERATION in labels:
-        return True
-    return LWS_NAME in labels and (metadata.get("annotations") or {}).get(LWS_SIZE) != "1"

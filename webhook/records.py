@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from recommender.api.launches import listed
 from recommender.api.sizing_flags import without_sizing_flags
 from vllm_plugin.names import ANNOTATION_APPLIED, ANNOTATION_ORIGINAL_ARGS, ANNOTATION_SKIPPED
 from webhook.patches import Patch, Raw
@@ -19,19 +20,7 @@ _LONGEST_APPLIED = 128
 
 
 def _by_container(pod: Raw, annotation: str) -> dict[str, list[str]]:
-    """The annotation's JSON: a list of texts for each container. Anything else counts as not written by us."""
-    text = ((pod.get("metadata") or {}).get("annotations") or {}).get(annotation)
-    try:
-        read = json.loads(text) if text else {}
-    except ValueError:
-        return {}
-    if not isinstance(read, dict):
-        return {}
-    return {
-        name: items
-        for name, items in read.items()
-        if isinstance(items, list) and all(isinstance(item, str) for item in items)
-    }
+    return listed((pod.get("metadata") or {}).get("annotations") or {}, annotation)
 
 
 def applied(pod: Raw) -> dict[str, list[str]]:

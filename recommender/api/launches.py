@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from recommender.api.fingerprints import container_of, product_of
 from recommender.api.sharing import WHOLE_GPU, amounts_of, as_written
 from recommender.api.sizing_flags import sizing_flag
-from recommender.api.workloads import LWS_NAME, LWS_SIZE
+from recommender.api.workloads import LWS_WORKER_INDEX, is_of_group
 from vllm_plugin.names import ANNOTATION_APPLIED, ANNOTATION_ORIGINAL_ARGS, ANNOTATION_SKIPPED, ENV_PREFIX
 
 _NO_EMITTER = "no emitter: "
@@ -31,6 +32,8 @@ class Launch:
     """Whether the pod keeps to one product of GPU."""
     in_group: bool = False
     """Whether several pods form one engine: all of them hold whole GPUs."""
+    may_be_member: bool = False
+    """Whether another pod of the group may have the scheduler, and this one nothing but ranks."""
     sizing_arguments: tuple[str, ...] = ()
     """The author's own sizing options."""
     takes_variables: bool = False
@@ -48,8 +51,8 @@ def launch_of(pod: dict[str, Any], container_name: str) -> Launch:
     annotations: dict[str, str] = metadata.get("annotations") or {}
     container = container_of(as_written(pod), container_name) or {}
     gpus = str(amounts_of(container).get(WHOLE_GPU, "0"))
-    arguments = _listed(annotations, ANNOTATION_ORIGINAL_ARGS).get(container_name)
-    applied = _listed(annotations, ANNOTATION_APPLIED).get(container_name)
+    arguments = listed(annotations, ANNOTATION_ORIGINAL_ARGS).get(container_name)
+    applied = listed(annotations, ANNOTATION_APPLIED).get(container_name)
     if arguments is None:
         arguments = [*(container.get("command") or ()), *(container.get("args") or ())] if applied is None else []
     skipped = annotations.get(ANNOTATION_SKIPPED) or ""
@@ -59,7 +62,8 @@ def launch_of(pod: dict[str, Any], container_name: str) -> Launch:
         gpus=int(gpus) if gpus.isdecimal() else 0,
         is_first=first.get("name") == container_name,
         is_pinned=bool(product_of(pod)),
-        in_group=LWS_NAME in (metadata.get("labels") or {}) and annotations.get(LWS_SIZE) != "1",
+        in_group=is_of_group(pod),
+        may_be_member=is_of_group(pod) and (metadata.get("labels") or {}).get(LWS_WORKER_INDEX) != "0",
         sizing_arguments=tuple(_sizing_arguments(arguments)),
         # In a dry run nothing is applied, and the reason says what would be.
         takes_variables=any(item.startswith(ENV_PREFIX) for item in applied or ())
@@ -81,8 +85,8 @@ def _sizing_arguments(arguments: list[str]) -> list[str]:
     return kept
 
 
-def _listed(annotations: dict[str, str], name: str) -> dict[str, list[str]]:
-    """A list of texts for each container; empty where the annotation is none of the webhook's."""
+def listed(annotations: Mapping[str, str], name: str) -> dict[str, list[str]]:
+    """A list of texts for each container, as the webhook writes them; empty where the annotation is none of its own."""
     try:
         read = json.loads(annotations.get(name) or "{}")
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 
@@ -74,3 +75,8 @@ def format_duration(seconds: float) -> str:
         if count or (unit == "s" and not shown):
             shown.append(f"{count}{unit}")
     return " ".join(shown)
+
+
+def format_micro_time(seconds: float) -> str:
+    """`seconds` since the epoch as Kubernetes' MicroTime, `2026-11-01T12:00:00.000000Z`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -13,6 +13,8 @@ from vllm_plugin.names import GROUP
 POD_TEMPLATE_HASH = "pod-template-hash"
 ROLLOUTS_POD_TEMPLATE_HASH = "rollouts-pod-template-hash"
 LWS_NAME = "leaderworkerset.sigs.k8s.io/name"
+LWS_WORKER_INDEX = "leaderworkerset.sigs.k8s.io/worker-index"
+"""A label of each of its pods; the leader's is 0."""
 LWS_SIZE = "leaderworkerset.sigs.k8s.io/size"
 """An annotation of each of its pods; the name is a label."""
 KSERVE_NAME = "serving.kserve.io/inferenceservice"
@@ -38,6 +40,15 @@ class WorkloadRef(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.name}"
+
+
+def is_of_group(pod: dict[str, Any]) -> bool:
+    """Whether the pod is a part of an engine: of a LeaderWorkerSet, or of KServe's over several nodes."""
+    metadata = pod.get("metadata") or {}
+    labels = metadata.get("labels") or {}
+    if KSERVE_NAME in labels and KSERVE_GENERATION in labels:
+        return True
+    return LWS_NAME in labels and (metadata.get("annotations") or {}).get(LWS_SIZE) != "1"
 
 
 Owners = Callable[[WorkloadRef], Sequence[WorkloadRef]]

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from bench.lab.control_plane import ControlPlane
 
-_NOT_OURS = ("host", "content-length", "transfer-encoding", "connection", "content-encoding")
+_NOT_OURS = ("host", "content-length", "transfer-encoding", "connection")
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,11 @@ CASES: dict[str, Raw] = {
 }  # fmt: skip
 MORE: dict[str, Raw] = {
     "rules": {"metrics": {"prometheusRule": {"enabled": True}}},
-    "names": {"fullnameOverride": "sizes", "nameOverride": "sizing"},
+    "names": {
+        "fullnameOverride": "sizes",
+        "nameOverride": "sizing",
+        "recommender": {"prometheus": {"url": "http://prometheus.monitoring:9090"}},
+    },
 }
 
 
@@ -179,6 +183,10 @@ def test_it_fits_together(helm: Helm, case: str) -> None:
                 if other["kind"] == "Deployment" and other["spec"]["selector"]["matchLabels"] == one["spec"]["selector"]
             ]
             assert one["spec"]["ports"][0]["targetPort"] in {port["name"] for port in target["ports"]}
+            if any(argument.startswith("--prometheus=") for argument in target["args"]):
+                # A ServiceMonitor's job is called as its Service.
+                job = one["metadata"]["name"]
+                assert f'--prometheus-recommender-matcher=job="{job}"' in target["args"]
     [elected] = [one for one in found if one["kind"] == "Role" and one["metadata"]["name"].endswith("-recommender")]
     assert elected["rules"][-1]["resourceNames"] == [LEASE]
     [configuration] = [one for one in found if one["kind"] == "MutatingWebhookConfiguration"]

@@ -173,6 +173,7 @@ def test_the_same_intervals_as_from_the_same_scrapes(
             same = found[place].interval
             assert same.covered_seconds == pytest.approx(one.interval.covered_seconds, abs=3 * PERIOD)
             assert (found[place].counters, found[place].seen_at) == (one.counters, one.seen_at)
+            assert found[place].facts == one.facts
             assert (same.samples, same.requests, same.lookup_tokens, same.hit_tokens, same.preemptions) == (
                 one.interval.samples,
                 one.interval.requests,

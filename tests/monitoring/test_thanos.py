@@ -113,10 +113,14 @@ def test_a_distributed_engine_gives_the_same_answer_and_loses_a_shard_without_ha
     # It is the pod of the second shard that needs so much.
     assert before > 2 * SHALLOW * PluginPod.block_bytes
 
-    # A shard is killed while requests come; sizes are looked at all the time.
+    # A shard is killed while requests come, for longer than W/6; sizes are looked at all the time.
     sizes: set[int | None] = set()
     shard.kill()
-    lab.traffic.goes_on(6, look=lambda: sizes.add(lab.asking.kv_bytes))
+    lab.traffic.goes_on(20, look=lambda: sizes.add(lab.asking.kv_bytes))
+    said = {one["type"]: one for one in lab.asking.status["conditions"]}["CoverageSufficient"]
+    assert said["reason"] == "PodsWithoutData"
+    assert "llama-0 (none since " in said["message"]
+    assert "though it answers now" in said["message"]
     assert metric(lab.port, "vllm_rightsizer_recommender_queries_total", outcome="partial") > 0
     shard.start()
     lab.thanos.knows(2)

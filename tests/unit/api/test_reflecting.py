@@ -108,7 +108,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(STEPS)
 def test_nothing_is_missed(steps: list[tuple[Any, ...]]) -> None:
     async def play() -> None:

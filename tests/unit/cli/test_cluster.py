@@ -18,6 +18,8 @@ from vllm_rightsizer.demo.machine import free_ports
 from vllm_rightsizer.demo.objects import DEPLOYMENT, NAMESPACE, deployment, namespace_objects
 from vllm_rightsizer.demo.services import Service, answers_http
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> FileObjectStore:

@@ -36,6 +36,7 @@ def test_help_brings_in_nothing_heavy() -> None:
     assert run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("command", "options"), [("webhook", ["--tls-dir", "tls"]), ("recommender", ["--history", "history.db"])]
 )

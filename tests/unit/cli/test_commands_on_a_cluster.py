@@ -1,5 +1,5 @@
-"""`explain`, `what-if` and `plan` without `--objects`: how they find the API server, and what is said where they do not
-get what they need."""
+"""The reading commands without `--objects`: how they find the API server, and what is said where they do not get what
+they need."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ Answer = Callable[[str], tuple[int, str]]
 PLAN = ("plan",)
 COMMANDS = [
     PLAN,
+    ("list",),
     ("explain", "llama", "--history", "history.db"),
     ("what-if", "--history", "history.db", "--set", "percentile=95"),
 ]
@@ -101,6 +102,15 @@ def test_as_kubectl_finds_it(cli: Cli, tmp_path: Path, monkeypatch: pytest.Monke
         assert "another cannot be used" in cli(*PLAN).stderr
 
 
+def test_several_kubeconfigs_are_not_put_together(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "one:two:")
+    done = cli(*PLAN)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "vllm-rightsizer: KUBECONFIG names several files (one, two): name one of them with --kubeconfig\n"
+    )
+
+
 @pytest.mark.parametrize("text", ["", "- a", "a: [", "clusters: 3", "\0"])
 def test_a_kubeconfig_that_is_none(cli: Cli, tmp_path: Path, text: str) -> None:
     file = tmp_path / "kubeconfig"
@@ -146,3 +156,21 @@ def test_pages_that_expire_and_kinds_that_are_not_there(cli: Cli, tmp_path: Path
         done = cli(*PLAN, "--kubeconfig", str(kubeconfig(tmp_path / "kubeconfig", port)), "-o", "json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"stocks": [], "leftOut": []}
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(200, "nothing is recommended yet in chat"), (403, "nothing is recommended: vLLM pods are measured once")],
+)
+def test_an_empty_list_says_what_to_do_as_far_as_it_may_look(cli: Cli, tmp_path: Path, code: int, said: str) -> None:
+    chat = {"metadata": {"name": "chat", "labels": {"vllm-rightsizer.io/inject": "enabled"}}}
+
+    def answer(path: str) -> tuple[int, str]:
+        of_namespaces = path.startswith("/api/v1/namespaces")
+        items = [chat] if of_namespaces else []
+        return code if of_namespaces else 200, json.dumps({"metadata": {"resourceVersion": "7"}, "items": items})
+
+    with server(answer) as port:
+        done = cli("list", "--kubeconfig", str(kubeconfig(tmp_path / "kubeconfig", port)))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith(said)

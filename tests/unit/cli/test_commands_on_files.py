@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 Cli = Callable[..., CompletedProcess[str]]
+EXAMPLES = Path(__file__).parents[3] / "deploy" / "examples"
 
 MANIFEST = """\
 # The chat service.
@@ -137,6 +137,7 @@ def test_shared_nodes_are_changed_once(cli: Cli) -> None:
             "stdin: Pod does not have the fields of its kind: ",
         ),
         ("kind: a\nkind: b", "stdin is no YAML: found duplicate key"),
+        ("kind: Pod\nmetadata: {creationTimestamp: 2026-02-30}", "stdin is no YAML: day is out of range for month"),
         ("a: 1", "stdin holds something that is no Kubernetes object: it has no `kind`"),
         ("kind: Pod\nspec: &spec {containers: [{name: a, image: vllm/vllm-openai}], again: *spec}", f"stdin {NO_END}"),
         ("[" * 400 + "]" * 400, f"stdin {NO_END}"),
@@ -149,10 +150,19 @@ def test_what_is_no_manifest(cli: Cli, text: str, message: str) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_no_room_for_the_output(manifest: Path) -> None:
-    command = [sys.executable, "-m", "vllm_rightsizer", "rewrite", "-f", str(manifest), "--kv-bytes", "4294967296"]
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["rewrite", "-f", str(EXAMPLES / "llama-3-8b.yaml"), "--kv-bytes", "4294967296"],
+        ["list", "--objects", str(EXAMPLES / "cluster")],
+        ["plan", "--objects", str(EXAMPLES / "cluster")],
+        ["plan", "--objects", str(EXAMPLES / "cluster"), "-o", "json"],
+    ],
+)
+def test_no_room_for_the_output(cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+        monkeypatch.setattr(sys, "stdout", full)
+        done = cli(*arguments)
     assert (done.returncode, done.stderr) == (
         1,
         "vllm-rightsizer: the output cannot be written (No space left on device): make room, or send it elsewhere\n",

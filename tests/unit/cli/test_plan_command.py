@@ -33,6 +33,7 @@ def change(objects: Path, path: str, changed: Callable[[Any], None]) -> None:
 def test_a_table(cli: Cli, objects: Path) -> None:
     done = cli("plan", "--objects", str(objects))
     assert done.returncode == 0, done.stderr
+    assert not any(line.endswith(" ") for line in done.stdout.splitlines())
     lines = done.stdout.splitlines()
     assert lines[0] == "NVIDIA-H100-80GB-HBM3, 79.65 GiB each"
     rows = {line.split("  ")[0]: line.split() for line in lines}

@@ -29,7 +29,7 @@ def test_a_smaller_pool_needs_half_of_what_it_cannot_hold_at_once(
     assert crowded(distance, prompt, demand) == expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.integers(1, 5000), st.integers(0, 2000), st.integers(1, 4000), st.integers(1, 6000))
 def test_a_run_is_its_blocks_one_by_one(distance: int, blocks: int, prompt: int, demand: int) -> None:
     at_once, one_by_one = ReuseHistogram(100_000), ReuseHistogram(100_000)

@@ -19,7 +19,7 @@ from .replay import Job, Replay, chain
 from .traffic import mixed_traffic, play, scripts
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(scripts(), st.sampled_from([31, 63]))
 def test_short_chains_are_exact_at_the_observed_size_and_nearly_elsewhere(
     script: list[tuple[Job, int]], observed: int
@@ -56,12 +56,12 @@ def assert_sound(estimator: ReuseEstimator) -> None:
     assert estimator._stack.total == sum(event.end - event.start for event in events)
 
 
-@pytest.mark.parametrize(("longest", "observed"), [(30, 511), (60, 511), (120, 1023)])
+@pytest.mark.parametrize(("longest", "observed"), [(30, 511), (120, 1023)])
 @pytest.mark.parametrize("cut", [0.0, 0.4])
 def test_long_chains_are_right_but_for_branches_between_samples(longest: int, observed: int, cut: float) -> None:
     sizes = [size for size in (255, 511, 1023, 2047) if size >= 4 * (longest + 3)]
     replay = Replay(sizes, observed)
-    play(replay, mixed_traffic(seed=longest, requests=700, longest=longest, cut=cut))
+    play(replay, mixed_traffic(seed=longest, requests=400, longest=longest, cut=cut))
     assert replay.estimator.histogram.total == replay.blocks
     assert_sound(replay.estimator)
     for size, pool in replay.pools.items():
@@ -237,11 +237,12 @@ def test_big_pools_of_short_chains() -> None:
         assert hits_at(counts, size << 16) / total == pytest.approx(found / total, abs=0.01), size
 
 
-def test_the_table_stays_bounded() -> None:
-    """Short chains that never come back: samples of one pool, or 65,536, and somewhat more."""
-    for pool, most in ((10_000, 66_000), (80_000, 110_000)):
+def test_the_table_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short chains that never come back: samples of one pool, or as many as are kept, and somewhat more."""
+    monkeypatch.setattr("vllm_plugin.estimator._MAX_KEYS", 8192)
+    for pool, most in ((1250, 8250), (10_000, 13_750)):
         estimator = new_estimator(pool_blocks=pool)
-        for number in range(40_000):
+        for number in range(5000):
             hashes = [(number, block) for block in range(4)]
             estimator.lookup(str(number), hashes, 17, 0, hit_blocks=0)
             estimator.free(str(number), hashes, 17, released=4)

@@ -179,7 +179,7 @@ def is_closed(client: socket.socket, seconds: float) -> bool:
 def test_half_open_connections_are_few_and_do_not_stay(
     port: int, exporters: list[Exporter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter_module, "_REQUEST_SECONDS", 4.0)
+    monkeypatch.setattr(exporter_module, "_REQUEST_SECONDS", 2.0)
     exporters.append(Exporter(partial(snapshot, os.getpid(), engines=[engine()])))
     exporters[0].tick()
     threads = threading.active_count()

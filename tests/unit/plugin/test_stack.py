@@ -17,7 +17,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(STEPS, st.sampled_from([64, 128]))
 def test_depths_are_those_of_a_list(steps: list[tuple[str, int, int]], slots: int) -> None:
     """Exact while every event has a slot of its own; with shared ones off by at most half of what shares."""

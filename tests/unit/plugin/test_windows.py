@@ -23,7 +23,7 @@ def assert_sound(estimator: ReuseEstimator, chains: int) -> None:
     assert estimator._windows is None or estimator._windows._running.keys() <= estimator._held.keys()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(scripts(), st.sampled_from(LAYOUTS), st.sampled_from([127, 255]))
 def test_at_the_observed_size_hits_are_those_of_the_pool(
     script: list[tuple[Job, int]], layout: Layout, observed: int

@@ -105,6 +105,8 @@ def page_of(engine: SyntheticEngine, uid: str = "", name: str = "0") -> list[Pag
         names.GPU_MEMORY_TOTAL_BYTES: engine.total_bytes,
         names.GPU_MEMORY_ALLOCATED_BYTES: engine.weights_bytes + engine.overhead_bytes + capacity,
     }
+    if engine.reserved_bytes:
+        of_ranks[names.KV_CACHE_RESERVED_BYTES] = engine.reserved_bytes
     of_engines = {
         names.KV_CACHE_BLOCK_TOKENS: BLOCK_TOKENS,
         names.KV_CACHE_ACTIVE_BYTES: active,
@@ -124,6 +126,6 @@ def page_of(engine: SyntheticEngine, uid: str = "", name: str = "0") -> list[Pag
         *((metric, of_engine, float(value)) for metric, value in of_engines.items()),
         (names.RUNTIME_OVERHEAD_BYTES, {**of_rank, names.LABEL_COMPONENT: "other"}, float(engine.overhead_bytes)),
         (names.BUILD_INFO, build, 1.0),
-        (names.ENGINE_INFO, {**of_engine, "vllm_version": engine.vllm_version, "model": "llama"}, 1.0),
+        (names.ENGINE_INFO, {**of_engine, **engine.info, "vllm_version": engine.vllm_version, "model": "llama"}, 1.0),
         (names.KV_REUSE_DISTANCE_BYTES, of_engine, tuple(accumulate(engine.reuse))),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +52,9 @@ class SyntheticEngine:
     weights_bytes: int = 16 * GiB
     overhead_bytes: int = 2 * GiB
     total_bytes: int = 80 * GiB
+    reserved_bytes: int = 0
+    info: dict[str, str] = field(default_factory=dict)
+    """More labels of the engine's info metric."""
     floor_blocks: int = 257
     active_blocks: int = 0
     demand_blocks: int = 0
@@ -214,7 +218,8 @@ def pod_object(
     created_at: float | None = None,
 ) -> dict[str, Any]:
     created = datetime.fromtimestamp(created_at, UTC) if created_at is not None else datetime.now(UTC)
-    annotations = {names.ANNOTATION_APPLIED: "{}"} if applied else {}
+    written = json.dumps({KEY.container: ["--kv-cache-memory-bytes=1"]})
+    annotations = {names.ANNOTATION_APPLIED: written} if applied else {}
     return {
         "apiVersion": "v1",
         "kind": "Pod",

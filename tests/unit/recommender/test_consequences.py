@@ -37,7 +37,8 @@ def running(
     emitted = json.dumps({"emitter": "hami", "bytes": request_bytes, "edits": []})
     annotations = {} if request_bytes is None else {ANNOTATION_EMITTED: emitted}
     return PodReport(
-        dataclasses.replace(pod(name), annotations=annotations, launch=Launch(node=node, gpus=gpus)),
+        # Too young to be missed among what was observed.
+        dataclasses.replace(pod(name, age=3600), annotations=annotations, launch=Launch(node=node, gpus=gpus)),
         of or state().reports[0].engines,
     )
 

@@ -88,8 +88,8 @@ def test_where_the_page_is(status: dict[str, Any], address: tuple[str, int] | No
 
 
 def test_a_second_engine_in_the_pod() -> None:
-    """Each container has its own port, and gets a recommendation of its own."""
-    raw = pod_object(9999)
+    """Each container has its own port, and gets a recommendation of its own; only one of them was given its size."""
+    raw = pod_object(9999, applied=True)
     first = raw["spec"]["containers"][1]
     env = [{"name": names.ENV_PORT, "value": "9998"}]
     raw["spec"]["initContainers"] = [{**first, "name": "draft", "restartPolicy": "Always", "env": env}]
@@ -100,6 +100,7 @@ def test_a_second_engine_in_the_pod() -> None:
         "draft": ("127.0.0.1", 9998),
     }
     assert len({pod.identity for pod in seen.engines}) == 2
+    assert {pod.key.container: pod.applied for pod in seen.engines} == {KEY.container: True, "draft": False}
 
 
 def test_what_cannot_be_understood_is_passed_over(store: FileObjectStore, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from evaluated import pod
+from synthetic import KEY
 
-from recommender.api.policies import HitRateLoss
+from recommender.api.policies import HitRateLoss, PolicySpec
 from recommender.estimates import Estimate, Sightings, worst
+from recommender.fallback import Fallback
+from recommender.scraping import VLLMScrape
 from recommender.vllm_pages import VLLMSample
 
 WINDOW = 6000.0
@@ -113,3 +117,23 @@ def test_several_engines_take_the_largest_of_each() -> None:
     assert (both.low_blocks, both.high_blocks) == (large.low_blocks, large.high_blocks)
     assert both.confidence == small.confidence
     assert worst([]) is None
+
+
+def test_a_clock_that_was_ahead_keeps_nothing_for_longer_than_the_window() -> None:
+    sightings = Sightings(WINDOW)
+    sightings.take(SAMPLE, 1e9)
+    for step in range(800):
+        sightings.take(SAMPLE, step * 10.0)
+    found = sightings.estimate(LOSS)
+    assert found is not None
+    assert found.since == 1000.0
+    assert found.samples == 700
+
+
+def test_engines_that_a_page_names_anew_each_time_are_not_kept() -> None:
+    fallback, of = Fallback(), pod()
+    for number in range(5):
+        look = VLLMScrape(of, float(number), (replace(SAMPLE, engine=str(number)),))
+        found = fallback.observe([look], {KEY: PolicySpec()}, [of])
+        assert found[of.identity].samples == 1
+        assert len(fallback._engines[of.identity]) == 1

@@ -34,7 +34,9 @@ from recommender.api.recommendations import (
     PLUGIN_REPORTING,
     RECOMMENDED,
     VERIFIED,
+    VLLMRecommendation,
 )
+from recommender.evaluating import _inputs
 from recommender.evaluation import evaluate
 from recommender.intervals import Series
 from recommender.resolution import ResolvedPolicy
@@ -131,6 +133,22 @@ def test_ranks_of_different_size_are_served_by_one_flag() -> None:
     assert found.status.gpu_memory_total_bytes is not None
     assert (found.status.gpu_memory_total_bytes.min, found.status.gpu_memory_total_bytes.max) == (48 * GiB, 80 * GiB)
     assert float(target.gpu_memory_utilization) > target.allocation_bytes / (80 * GiB)
+
+
+def test_a_size_that_one_of_the_cards_has_no_room_for_is_none() -> None:
+    """Nobody knows on which GPU the next pod starts; with their own arguments all of them do."""
+
+    def beside(total_bytes: int, blocks: int, runs: bool = True) -> VLLMRecommendation:
+        other = facts(blocks=blocks, total_bytes=total_bytes)
+        reports = (PodReport(pod(), (OWN,)), PodReport(pod("llama-1"), (other,)))
+        of = state(*reports[: 1 + runs])
+        return recommend(of, (*OBSERVED, series(traffic(), W, NOW, engine=other, pod="llama-1")))
+
+    for runs in (True, False):
+        found = beside(20 * GiB, 600, runs)
+        assert found.status.target is None
+        assert shown(found, RECOMMENDED) == ("False", "SmallestCardTooSmall")
+        assert target_of(beside(24 * GiB, 2000, runs)).kv_blocks > 1000
 
 
 # --- Stability ----------------------------------------------------------------------------------------------------
@@ -273,6 +291,14 @@ def test_who_reports(reports: list[PodReport], expected: tuple[str, str]) -> Non
 )
 def test_why_nothing_is_applied(automation: Automation, spec: dict[str, Any], reason: str) -> None:
     assert shown(recommend(state(automation=automation, **spec)), APPLIED) == ("False", reason)
+
+
+def test_a_pause_is_why_nothing_is_applied() -> None:
+    first = recommend(state())
+    paused = first.model_copy(update={"spec": first.spec.model_copy(update={"paused": True})})
+    assert shown(recommend(state(previous=paused)), APPLIED) == ("False", "Paused")
+    # And at once, not when the interval is over.
+    assert _inputs(state(previous=paused)) != _inputs(state(previous=first))
 
 
 @pytest.mark.parametrize("lookups", [60, 45])

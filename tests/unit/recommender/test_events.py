@@ -38,6 +38,12 @@ NO = condition("Recommended", "False", "InsufficientData", "too few requests")
             status(condition("Recommended", "False", "Withdrawn", "it failed")),
             [("Warning", "RecommendationWithdrawn", "no more 2.00 GiB: it failed")],
         ),
+        # Other arguments begin anew: nobody need look at that.
+        (
+            status(YES, kv_bytes=2 * GIB),
+            status(NO),
+            [("Normal", "RecommendationWithdrawn", "no more 2.00 GiB: too few requests")],
+        ),
         (status(YES, kv_bytes=GIB), status(YES, kv_bytes=GIB), []),
         # Another sentence is no change, another reason is one.
         (status(NO), status({**NO, "message": "fewer"}), []),

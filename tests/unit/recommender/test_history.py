@@ -83,6 +83,14 @@ def test_candidates_belong_to_a_policy_and_a_time(path: Path) -> None:
         assert history.candidates(KEY, FINGERPRINT, "a", 0.0) == (30,)
 
 
+def test_what_was_asked_for_by_a_clock_far_ahead_holds_nothing_back(path: Path) -> None:
+    with History.open(path) as history:
+        for at, size in ((100.0, 10), (400 * 86_400.0, 99)):
+            history.remember([replace(NOTHING, policy="a", at=at, candidate_bytes=size, candidate_expires=at + 100)])
+        history.prune(150.0)
+        assert history.candidates(KEY, FINGERPRINT, "a", 0.0) == (10,)
+
+
 def test_the_last_valid_policies_are_kept(path: Path) -> None:
     with History.open(path) as history:
         history.remember_policy("default", '{"percentile": 99}')

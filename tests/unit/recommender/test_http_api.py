@@ -153,6 +153,8 @@ MISTAKES = [
     ("/what-if?policy=bolder", 400, "there is no VLLMPolicy bolder; there is: default"),
     ("/what-if?set=percentile", 400, "is no FIELD=VALUE"),
     ("/what-if?set=percentile=97", 400, "set percentile: "),
+    ("/what-if?set=demandMarginPercent=1e999", 400, "set demandMarginPercent: Input should be a finite number"),
+    ("/what-if?set=demandMarginPercent=" + "[" * 5000, 400, "set demandMarginPercent: "),
     ("/what-if?set=percentile.of=9", 400, "percentile has no fields of its own"),
     ("/what-if?set=percentile=80&workload=nobody", 404, "workload called nobody"),
     ("/what-if?" + "&".join(["set=percentile=80"] * 65), 400, "set: "),
@@ -252,3 +254,27 @@ async def test_a_desk_that_is_left_in_time() -> None:
     assert stopped.value.late
     assert await desk.do(lambda _: 1, wanted) == 1
     desk.close()
+
+
+async def test_a_desk_that_is_closed_while_somebody_waits_for_a_turn() -> None:
+    async def wanted() -> bool:
+        return True
+
+    begun, free = threading.Event(), threading.Event()
+
+    def slow(_: Leave) -> None:
+        begun.set()
+        free.wait(10)
+
+    desk = Desk("test", waiting=1, seconds=10)
+    first = asyncio.create_task(desk.do(slow, wanted))
+    await asyncio.to_thread(begun.wait, 10)
+    second = asyncio.create_task(desk.do(slow, wanted))
+    await asyncio.sleep(0)
+    desk.close()
+    with pytest.raises(StoppedError, match="not wanted"):
+        await second
+    free.set()
+    await first
+    with pytest.raises(StoppedError, match="not wanted"):
+        await desk.do(slow, wanted)

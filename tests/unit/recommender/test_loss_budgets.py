@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from itertools import accumulate
 
 import pytest
@@ -140,6 +141,25 @@ def test_it_is_answered_for_a_second_time_in_a_day() -> None:
     assert flooded(3, 0.3, period=earlier).grow_to_bytes is not None
 
 
+def test_growth_that_waits_for_its_restart_is_paid_once() -> None:
+    """Pods that start anew only some day: each evaluation sees the same, and no restart comes of it."""
+    asked = flooded(2, 0.3)
+    again = flooded(3, 0.3, period=asked.period)
+    assert again.period == asked.period
+    assert again.projected_tokens > again.budget_tokens
+    bound = loss_budget_bound(again)
+    assert bound is not None
+    assert bound.kv_bytes == OWN_BLOCKS * BLOCK_BYTES
+
+
+def test_a_smaller_growth_takes_nothing_from_that_of_the_day_before() -> None:
+    """No pod has been started with it yet."""
+    near: Distances = [1050 if index % 25 == 0 else 100 for index in range(400)]
+    yesterday = Period(BEGIN, grown_bytes=3000 * BLOCK_BYTES, grown_at=BEGIN - HOUR)
+    found = account([near] * (2 * DAYS + 8), 8, SMALL_BLOCKS, yesterday)
+    assert found.grow_to_bytes == found.period.grown_bytes == 3000 * BLOCK_BYTES
+
+
 def test_a_bad_hour_is_no_other_traffic() -> None:
     """Three times what is allowed, or one slot of it: the day's account decides, as ever."""
     assert flooded(2, 0.03).grow_to_bytes is None
@@ -216,10 +236,9 @@ class LruCache:
         return hit
 
 
-@pytest.mark.parametrize("size", [200, 600])
-@pytest.mark.parametrize("skew", [0.6, 1.0])
-def test_what_a_restart_costs(skew: float, size: int) -> None:
-    """Against emptying a real LRU cache, nine times over."""
+@cache
+def zipf_accesses(skew: float) -> tuple[list[int], Distances]:
+    """Blocks looked up, and how many others since the last time."""
     draw = random.Random(3)
     weights = list(accumulate(1 / (rank + 1) ** skew for rank in range(1500)))
     accesses = draw.choices(range(1500), cum_weights=weights, k=15_000)
@@ -229,6 +248,14 @@ def test_what_a_restart_costs(skew: float, size: int) -> None:
         distances.append(len(order) - list(order).index(block) - 1 if block in order else None)
         order[block] = None
         order.move_to_end(block)
+    return accesses, distances
+
+
+@pytest.mark.parametrize("size", [200, 600])
+@pytest.mark.parametrize("skew", [0.6, 1.0])
+def test_what_a_restart_costs(skew: float, size: int) -> None:
+    """Against emptying a real LRU cache, nine times over."""
+    accesses, distances = zipf_accesses(skew)
     curve = HitRateCurve(unpack(packed(distances[3000:])), BLOCK_TOKENS, 12_000 * BLOCK_TOKENS)
     lost = []
     warm = LruCache(size)

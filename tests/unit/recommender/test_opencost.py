@@ -70,6 +70,7 @@ def test_what_a_gpu_of_each_node_costs() -> None:
         node("gpu-a", gpu_cost=True),
         node("gpu-a", gpu_hours=float("inf")),
         node("gpu-a", gpu_hours=None),
+        node("gpu-a", gpu_cost=1e300, gpu_hours=1e-300),
         {**node("gpu-a"), "properties": None},
         {**node("gpu-a"), "properties": {"name": ""}},
     ],

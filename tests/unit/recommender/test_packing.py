@@ -43,7 +43,7 @@ def clusters(draw: st.DrawFn, most: int = 6) -> tuple[list[Host], list[Tenant]]:
     return hosts, tenants
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(clusters(most=9))
 def test_no_gpu_is_over_full_and_nobody_is_lost(cluster: tuple[list[Host], list[Tenant]]) -> None:
     hosts, tenants = cluster

@@ -157,12 +157,42 @@ def test_what_an_engine_says_of_its_arguments(info: dict[str, str], expected: tu
     assert (found.facts.max_model_len, found.facts.override) == expected
 
 
+def test_each_of_two_servers_has_its_own_model() -> None:
+    whole = snapshot(observed(), workers=1)
+    other = {**whole["engines"][0], "server": "t", "info": {"model": "other", "sliding_window_groups": "2"}}
+    both = {**whole, "engines": [*whole["engines"], other], "workers": [worker(0), {**worker(0), "server": "t"}]}
+    first, second = parse_page(text(families([both]))).engines
+    assert (first.facts.model, first.facts.windows) == ('llama "tiny"', False)
+    assert (second.facts.model, second.facts.windows) == ("other", True)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "".join(f'{names.KV_CACHE_CAPACITY_BYTES}{{engine="{engine}",rank="0"}} 1\n' for engine in range(300)),
+        page_of({"info": {"model": "m" * 5000}}, {}),
+    ],
+)
+def test_more_than_a_pod_can_have_is_refused(page: str) -> None:
+    """What it names anew each time would fill memory and history."""
+    with pytest.raises(RefusedSampleError, match="no vLLM has as much"):
+        parse_page(page)
+
+
 def test_another_pods_page_is_not_taken_for_this_ones() -> None:
     """Two pods with hostNetwork on one node: the second one cannot have the port, and the first one answers."""
     page = page_of({}, {}, pod_uid="0b5e")
     with pytest.raises(RefusedSampleError, match=r"another pod \(UID 0b5e\).*VLLM_RIGHTSIZER_PORT"):
         parse_page(page, "77aa")
     assert parse_page(page, "0b5e") == parse_page(page) == parse_page(page_of({}, {}), "77aa")
+
+
+def test_a_page_of_workers_alone_has_ranks_and_no_engine() -> None:
+    """Over several nodes one pod has the scheduler."""
+    whole = snapshot(observed(), workers=0)
+    found = parse_page(text(families([{**whole, "engines": [], "workers": [worker(8), worker(9)]}])))
+    assert found.engines == ()
+    assert [(rank.rank, rank.weights_bytes) for rank in found.members["0"]] == [("8", 108), ("9", 109)]
 
 
 async def test_the_scraper_asks_for_the_compact_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

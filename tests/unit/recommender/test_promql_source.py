@@ -71,6 +71,7 @@ class Twice:
 END = 14_000_000 * SECONDS
 """Of the last interval."""
 BEGIN = END - INTERVALS * SECONDS
+INFO = {"max_model_len": "4096", "override": names.OVERRIDE_RAISED, "sliding_window_groups": "1"}
 NOW = END + 90.0
 """So late that nothing is waited for any more."""
 
@@ -144,11 +145,11 @@ def test_series_tell_what_scrapes_would_have(seed: int, native: bool, cache: His
         restart = chance.choice((-99, chance.randrange(begin, end)))
         successor = chance.choice((-99, chance.randrange(begin, end)))
         gap = chance.choice((range(0), range(start := chance.randrange(begin, end), start + chance.choice((2, 5, 30)))))
-        engine, uid = SyntheticEngine(requests=7, lookup_tokens=900), f"{name}-a"
+        engine, uid = SyntheticEngine(requests=7, lookup_tokens=900, reserved_bytes=1 << 30, info=INFO), f"{name}-a"
         offset = chance.uniform(0, PERIOD)
         for step in range(begin, end):
             if step == restart:
-                engine = SyntheticEngine()
+                engine = SyntheticEngine(reserved_bytes=1 << 29, info=INFO | {"max_model_len": "2048"})
             if step == successor:
                 engine, uid = SyntheticEngine(), f"{name}-b"
             live(engine, chance)
@@ -168,6 +169,7 @@ def test_series_tell_what_scrapes_would_have(seed: int, native: bool, cache: His
     found = by_place(asyncio.run(asked(twice.scraped, alive, cache)))
     assert found.keys() == expected.keys()
     for place, one in expected.items():
+        # With all facts of the engine.
         assert without_coverage(found[place]) == without_coverage(one)
         # How far apart scrapes are is seen by the scrapes: of a few, with a gap between, it is not known as well.
         few = one.interval.samples < SCRAPES // 2

@@ -17,6 +17,7 @@ from recommender.history_files import HistoryError
 from recommender.recommending import Recommender
 from recommender.scraping import Scraper
 from recommender.telemetry import Telemetry
+from vllm_plugin.names import ANNOTATION_EXCLUDE
 
 POLICY = {"observationWindow": "96s", "minRequests": 1}
 NAME = recommendation_name(KEY.workload, KEY.container)
@@ -151,6 +152,17 @@ async def test_the_own_pool_is_kept_for_each_fingerprint(stand: Stand, port: int
     status = stand.recommendation()["status"]
     assert status["fingerprint"] == former
     assert [bound["kvBytes"] for bound in status["bounds"] if bound["name"] == "pool"] == [4096 * BLOCK_BYTES]
+
+
+async def test_an_exclusion_holds_without_pods(stand: Stand) -> None:
+    await stand.recommender.round()
+    assert stand.recommendation()["status"]["automation"]["value"] == "true"
+    stand.store.delete("Pod", KEY.namespace, "llama-abc-1")
+    deployment = cluster_objects()[2]
+    deployment["metadata"]["annotations"] = {ANNOTATION_EXCLUDE: "true"}
+    stand.store.apply(deployment)
+    await stand.recommender.round()
+    assert stand.recommendation()["status"]["automation"]["value"] == "false"
 
 
 async def test_a_pause_survives_a_status_of_another_release(stand: Stand) -> None:

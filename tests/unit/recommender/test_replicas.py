@@ -53,6 +53,6 @@ def test_then_it_sinks_to_what_was_asked_for_lately() -> None:
 def test_new_replicas_with_little_traffic_hide_no_busy_one() -> None:
     """Routing that is not even: the curve of the pod that is there for long and busy decides."""
     alone = target_of(recommend(state(), pods(*[BUSY] * 16))).kv_blocks
-    (busy,) = pods(*[BUSY] * 16, names=("busy",))
+    (busy,) = pods(*[BUSY] * 16)
     observed = (busy, *pods(*[100] * 16, names=("calm-1", "calm-2", "calm-3")))
     assert target_of(recommend(state(), observed)).kv_blocks >= 0.99 * alone

@@ -18,7 +18,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES, VALUES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_what_is_the_same(one: Any, other: Any) -> None:
     assert same(one, other) == (full(one) == full(other))
     assert same(one, full(one)) == (full(one) == full(full(one)))

@@ -63,6 +63,35 @@ def test_a_restart_of_the_recommender_forgets_nothing_of_it() -> None:
         assert target_of(found).kv_blocks == grown
 
 
+def test_what_it_grew_to_stays_where_little_else_is_asked_for() -> None:
+    """Also before any pod was started with it, and where the window would do with less by itself."""
+    of = state(PodReport(pod(applied=True, age=2 * W), (SMALL,)), percentile=80, demandMarginPercent=0)
+    calm = traffic(92, deepest=100)
+    short = series(calm, W, NOW - 2 * HOUR, engine=SMALL, demand_blocks=300, preemptions=3)
+    after = series(traffic(4, deepest=100), W, NOW, engine=SMALL, demand_blocks=20)
+    observed = (replace(short, intervals=(*short.intervals, *after.intervals)),)
+    standing = Standing(SMALL.capacity_bytes, 1100 * BLOCK_BYTES, of.policy.digest)
+    found = evaluate(of, observed, (400 * BLOCK_BYTES,), NOW, standing)
+    assert found.assessment.sizing is not None
+    assert found.assessment.sizing.candidate_bytes is not None
+    assert found.assessment.sizing.candidate_bytes < 500 * BLOCK_BYTES
+    assert target_of(found.recommendation).kv_blocks == 1100
+
+
+@pytest.mark.parametrize("blocks", [1100, 4096])
+def test_what_a_smaller_pool_lacked_is_no_reason_for_more_than_there_is_now(blocks: int) -> None:
+    """It has grown and was started anew within the hour, or the other pods still have more."""
+    small = series(traffic(95, deepest=300), W, NOW - HOUR / 2, engine=SMALL, preemptions=3)
+    larger = facts(blocks=blocks)
+    new = series(traffic(1, deepest=100), W, NOW, engine=larger, pod="llama-1", demand_blocks=20)
+    of = state(PodReport(pod(applied=True, age=2 * W), (SMALL,)), PodReport(pod("llama-1", age=HOUR / 2), (larger,)))
+    found = evaluate(of, (small, new), (300 * BLOCK_BYTES,), NOW, Standing(larger.capacity_bytes, 1000 * BLOCK_BYTES))
+    assert target_of(found.recommendation).kv_blocks == blocks
+    still = replace(new, intervals=tuple(replace(one, preemptions=1) for one in new.intervals))
+    found = evaluate(of, (small, still), (300 * BLOCK_BYTES,), NOW, Standing(larger.capacity_bytes))
+    assert target_of(found.recommendation).kv_blocks > 1.09 * blocks
+
+
 def test_other_arguments_begin_anew_and_grow_by_themselves() -> None:
     """A new fingerprint knows nothing of the size of the old one, and is not held at it."""
     first = recommend(state())

@@ -83,6 +83,19 @@ async def test_a_byte_at_a_time_is_waited_for_no_longer_than_for_nothing() -> No
     assert 0 < sent[0] < len(page)
 
 
+async def test_what_is_quoted_of_a_page_has_a_bound() -> None:
+    page = honest().page().encode() + b"vllm_rightsizer_" + b"x" * 100_000 + b" NaN\n"
+
+    async def absurd(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(page) + page)
+
+    async with answering(absurd) as port:
+        (found,) = await scrape(pod(port))
+    assert found.fault is not None
+    assert found.fault.startswith("vllm_rightsizer_xxx")
+    assert len(found.fault) <= 1000
+
+
 async def test_a_pod_leads_nobody_elsewhere() -> None:
     """Whatever it names is not asked, be it the cloud's own metadata or another pod."""
     engine, asked = SyntheticEngine(), [0]

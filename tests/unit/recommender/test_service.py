@@ -25,7 +25,7 @@ from recommender.api.workloads import recommendation_name
 from recommender.explanations import explain
 from recommender.history import History
 from recommender.recommending import Recommender, scrape_period
-from recommender.rounds import Rounds
+from recommender.rounds import Rounds, _size
 from recommender.scraping import Scraper
 from recommender.service import RecommenderSettings, run
 from recommender.sources import in_folder
@@ -216,6 +216,12 @@ async def test_pods_that_do_not_answer_are_no_reason_to_start_anew(settings: Rec
             assert rounds.alive() is None
             rounds._ended -= 300
             assert "no round of scrapes ended in the last 600 s" in str(rounds.alive())
+
+
+def test_a_size_that_cannot_be_asked_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    assert _size(tmp_path / "file") == 5
+    assert _size(tmp_path / "file" / "history.db") == 0
 
 
 async def test_without_the_api_server_it_waits(settings: RecommenderSettings, tmp_path: Path) -> None:

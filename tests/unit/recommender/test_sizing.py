@@ -285,7 +285,7 @@ workloads = st.builds(
 
 
 @given(workloads, st.integers(1, 20), st.integers(1, 60))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_monotone_in_percentile_and_tolerance(observed: Window, points: int, misses: int) -> None:
     def chosen(**spec: Any) -> int:
         return blocks(size(observed, POOLS, policy(**spec)))
@@ -300,7 +300,7 @@ def test_monotone_in_percentile_and_tolerance(observed: Window, points: int, mis
 
 
 @given(workloads, st.sampled_from([{}, {"minKV": "5Gi"}, {"maxKV": "3Gi"}, {"percentile": 85, "caution": "High"}]))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_idempotent(observed: Window, spec: dict[str, Any]) -> None:
     """What was recommended a moment ago is recommended again."""
     first = size(observed, POOLS, policy(**spec))

@@ -59,7 +59,7 @@ def test_a_long_sleep_shrinks_nothing(hours_awake: int) -> None:
 
 
 def test_one_that_sleeps_beside_one_that_works_is_only_mentioned() -> None:
-    reports = (PodReport(pod("a"), (OWN,)), PodReport(pod("b"), fault=SENTENCES[ASLEEP], aside=ASLEEP))
+    reports = (PodReport(pod(), (OWN,)), PodReport(pod("b"), fault=SENTENCES[ASLEEP], aside=ASLEEP))
     found = recommend(state(*reports), OBSERVED)
     assert shown(found, PLUGIN_REPORTING) == ("True", "Reporting")
     condition = found.condition(PLUGIN_REPORTING)

@@ -59,6 +59,9 @@ def test_the_cluster_has_what_its_nodes_can_give() -> None:
     nodes = [node("81559", "8"), node("24576", "4"), node(None, "8"), node("81559", "")]
     assert allocatable_point(nodes) == Point(allocatable_bytes=(8 * 81559 + 4 * 24576) << 20)
     assert allocatable_point([]) == Point(allocatable_bytes=0)
+    shared = node("24576", "16")
+    shared["metadata"]["labels"]["nvidia.com/gpu.count"] = "4"
+    assert allocatable_point([shared]) == Point(allocatable_bytes=4 * 24576 << 20)
 
 
 def test_a_point_a_half_hour_is_kept_for_30_days(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_pod_that_never_starts_withdraws_the_recommendation() -> None:
     # The pod is gone; for a sixth of the window nothing is tried again.
     sooner = recommend(state(previous=found), now=NOW + W / 6 - 60)
     assert sooner.status.target is None
-    later = recommend(state(previous=sooner), now=NOW + W / 6 + 60)
+    later = recommend(state(previous=sooner), (series(traffic(), W, NOW + W / 6),), now=NOW + W / 6 + 60)
     assert shown(later, DEGRADED) == ("False", "NoFailure")
     assert later.status.target is not None
 
@@ -142,6 +142,14 @@ def test_intervals_longer_than_the_settling_time() -> None:
     own = series(traffic(10), 7 * W, NOW, engine=small, pod="llama-1")
     found = recommend(state(report, previous=first, observationWindow="336h"), (own,))
     assert shown(found, VERIFIED) == ("True", "AsPredicted")
+
+
+def test_degraded_does_not_stay_for_as_long_as_a_clock_was_ahead() -> None:
+    first = recommend(state())
+    late = PodReport(pod("llama-1", applied=True, ready=False, age=1900), fault="refused")
+    found = judged(late, OBSERVED, first)
+    assert shown(recommend(state(previous=found), now=NOW - 60), DEGRADED) == ("True", "NotReady")
+    assert shown(recommend(state(previous=found), now=NOW - W), DEGRADED) == ("False", "NoFailure")
 
 
 def test_degraded_stays_while_the_policy_is_away() -> None:

@@ -49,6 +49,11 @@ def test_engines_of_one_server() -> None:
     assert (first.engine, first.usage, second.engine, second.usage) == ("0", 0.25, "1", 0.75)
 
 
+def test_more_engines_than_a_server_can_have() -> None:
+    with pytest.raises(RefusedSampleError, match="300 engines"):
+        parse_vllm_page("".join(newest(str(engine)) for engine in range(300)))
+
+
 def test_what_no_bucket_bounds_is_less_than_the_next_step() -> None:
     (sample,) = parse_vllm_page(newest(prompt=3000, answer=None))
     assert sample.largest_tokens == 5000

@@ -69,6 +69,13 @@ def test_where_nothing_would_be_recommended_it_says_why(seen: tuple[FileObjectSt
     assert found.now is not None
 
 
+def test_by_the_recommendations_own_name(seen: tuple[FileObjectStore, Path]) -> None:
+    store, history = seen
+    [raw] = store.list("VLLMRecommendation")
+    for name, found in ((raw["metadata"]["name"], [KEY]), ("mistral", [])):
+        assert [one.key for one in what_if(store, history, lambda own: own, KEY.namespace, name)] == found
+
+
 def test_a_workload_that_the_history_does_not_know(tmp_path: Path) -> None:
     store = fill(tmp_path, observed())
     (tmp_path / "history.db").unlink()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from evaluated import NOW, OBSERVED, OWN, pod, state, target_of
 from prometheus_client import CollectorRegistry
-from synthetic import KEY
+from synthetic import BLOCK_BYTES, KEY
 
 from recommender.evaluation import evaluate
 from recommender.workload_figures import WorkloadCollector, figures_of
+from recommender.workload_states import PodReport
 
 LABELS = {"namespace": "chat", "kind": "Deployment", "workload": "llama", "container": "vllm"}
 
@@ -24,6 +27,14 @@ def test_the_figures_are_those_of_the_evaluation() -> None:
     assert found.pool_hit_rates["own"] == found.pool_hit_rates["today"] == pytest.approx(found.hit_rate, abs=0.02)
     assert found.conditions["Degraded"] == "False"
     assert found.conditions["Recommended"] == "True"
+
+
+def test_the_recommended_pool_is_what_requests_get() -> None:
+    """What vLLM takes off the bytes that it is told is in no pool."""
+    engine = replace(OWN, ranks=(replace(OWN.ranks[0], reserved_bytes=1 << 30),))
+    evaluation = evaluate(state(PodReport(pod(), (engine,))), OBSERVED, (), NOW)
+    target = target_of(evaluation.recommendation)
+    assert figures_of(evaluation).pools["recommended"] == target.kv_blocks * BLOCK_BYTES == target.kv_bytes - (1 << 30)
 
 
 def test_before_anything_is_observed_there_is_the_pool_of_today_and_no_hit_rate() -> None:

@@ -82,15 +82,20 @@ def of_registry(registry: CollectorRegistry) -> Iterator[str]:
 
 
 @cache
+def servers() -> tuple[CollectorRegistry, CollectorRegistry]:
+    """The recommender's metrics and the webhook's."""
+    recommender = Telemetry()
+    PromqlTelemetry(recommender.registry)
+    Terms(in_folder(ROOT / "deploy" / "examples" / "cluster", Scope.OPT_IN), recommender, lambda _: nullcontext())
+    return recommender.registry, Metrics(dict, lambda: 0.0, lambda: True, lambda: 0).registry
+
+
+@cache
 def exported() -> frozenset[str]:
     """Every name that the plugin, the recommender and the webhook really have."""
     text = formats.text(page.families([PluginPod("llama").report()]))
     plugin = {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
-    recommender = Telemetry()
-    PromqlTelemetry(recommender.registry)
-    Terms(in_folder(ROOT / "deploy" / "examples" / "cluster", Scope.OPT_IN), recommender, lambda _: nullcontext())
-    webhook = Metrics(dict, lambda: 0.0, lambda: True, lambda: 0)
-    return frozenset({*plugin, *of_registry(recommender.registry), *of_registry(webhook.registry)})
+    return frozenset({*plugin, *(name for registry in servers() for name in of_registry(registry))})
 
 
 def unknown(expressions: Iterable[str]) -> set[str]:
@@ -113,6 +118,21 @@ def test_rules_alerts_and_dashboard_name_metrics_that_there_are() -> None:
 def test_every_recorded_series_is_read_by_something() -> None:
     read = " ".join([*(rule["expr"] for rule in rules("recording-rules.yaml", "alerts.yaml")), *queries()])
     assert recorded() - set(_WORD.findall(read)) == set()
+
+
+def test_every_metric_of_the_servers_is_on_a_page() -> None:
+    """By its name, or in a table by what follows the prefix of all its metrics."""
+    pages = " ".join(file.read_text() for file in sorted((ROOT / "docs").glob("*.md")))
+    shown = {word for code in re.findall(r"`([^`\n]+)`", pages) for word in _WORD.findall(code)}
+    families = [family for registry in servers() for family in registry.collect()]
+    assert len(families) > 40
+    missing = set()
+    for family in families:
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        short = name.removeprefix(names.PREFIX)
+        if not {name, short, short.removeprefix("recommender_"), short.removeprefix("webhook_")} & shown:
+            missing.add(name)
+    assert missing == set()
 
 
 def test_every_alert_has_a_page_and_every_page_an_alert() -> None:

@@ -11,6 +11,8 @@ import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
 
+import pytest
+
 from recommender.api.plugin_wheel import WHEEL_FILE, plugin_config_map, plugin_map_name, plugin_wheel
 from vllm_plugin import names
 
@@ -36,6 +38,7 @@ def test_the_plugin_needs_nothing_and_registers_where_vllm_looks() -> None:
     assert plugin["entry-points"] == {names.ENTRY_POINT_GROUP: {names.ENTRY_POINT: names.ENTRY_POINT_VALUE}}
 
 
+@pytest.mark.processes
 def test_the_config_map_carries_the_wheel_that_the_build_makes(tmp_path: Path) -> None:
     uv = subprocess.run([ROOT / ".ci/uv"], capture_output=True, text=True, check=True).stdout.strip()
     subprocess.run(

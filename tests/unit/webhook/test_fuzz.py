@@ -12,7 +12,7 @@ from webhook_wild_forms import ALL_FORMS
 from bench.fuzz import example_pods, fuzz
 from bench.mutations import mutated_review
 
-REVIEWS = 1000
+REVIEWS = 300
 
 
 @pytest.fixture(autouse=True)

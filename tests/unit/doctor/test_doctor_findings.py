@@ -1,0 +1,140 @@
+"""Each fault by itself is found, and named first; an installation without any has no finding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from doctor_faults import FAULTS, UNANSWERED, autoscaler, failure_policy, network
+from installation import NOW, OURS, Installation, authority, bare, bundle, names, vllm_pod
+
+from bench.lab.client import documents
+from bench.lab.programs import ROOT
+from vllm_plugin.names import ANNOTATION_EXCLUDE
+from vllm_rightsizer.doctor.checks import CHECKS
+from vllm_rightsizer.doctor.facts import Right
+from vllm_rightsizer.doctor.findings import Finding, Severity, diagnosed
+from vllm_rightsizer.doctor.rights import rights_of_recommender, rights_of_webhook
+from webhook.pairs import new_authority
+
+
+def examined(there: Installation, **known: Any) -> list[Finding]:
+    return diagnosed(there.facts(**known), CHECKS)
+
+
+def test_nothing_is_found_where_all_is_well() -> None:
+    assert examined(Installation()) == []
+
+
+@pytest.mark.parametrize("fault_name", FAULTS)
+def test_fault_is_named_first(fault_name: str) -> None:
+    finding, fix, make = FAULTS[fault_name]
+    there = Installation()
+    known = make(there) or {}
+    found = examined(there, **known)
+    assert names(found)[:1] == [finding]
+    assert fix in found[0].fix
+    assert all((found[0].seen, found[0].why, found[0].about))
+
+
+def test_a_page_that_the_recommender_alone_does_not_reach() -> None:
+    there = Installation()
+    there.condition("PluginReporting", "False", "ScrapeFailed")
+    assert names(examined(there)) == ["PluginNotHeard"]
+
+
+def test_a_page_that_only_the_recommender_reaches_is_well() -> None:
+    assert examined(Installation(), pages=UNANSWERED) == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {},
+        {"ports": [{"port": "rightsizer"}]},
+        {"ports": [{"port": 9000, "endPort": 9500}], "from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
+        {"from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": OURS}}}]},
+        {
+            "from": [
+                {
+                    "namespaceSelector": {},
+                    "podSelector": {
+                        "matchExpressions": [
+                            {"key": "app.kubernetes.io/component", "operator": "In", "values": ["recommender"]}
+                        ]
+                    },
+                }
+            ]
+        },
+    ],
+)
+def test_network_policies_that_let_the_recommender_through(rule: dict[str, Any]) -> None:
+    there = Installation()
+    there.add(network(**rule))
+    there.condition("PluginReporting", "False", "ScrapeFailed")
+    assert names(examined(there)) == ["PluginNotHeard"]
+
+
+def test_pods_that_are_excluded_or_elsewhere_lack_nothing() -> None:
+    there = Installation()
+    there.add(bare(vllm_pod("elsewhere", "others")))
+    there.add(bare(vllm_pod("excluded")))["metadata"]["annotations"] = {ANNOTATION_EXCLUDE: "true"}
+    assert examined(there) == []
+
+
+def test_one_silent_pod_among_others_that_are_heard() -> None:
+    there = Installation()
+    there.condition("PluginReporting", "True", message="1 of 2 pods report; pod llama-0: connection refused")
+    assert names(examined(there, pages=UNANSWERED)) == ["PluginSilent"]
+
+
+def test_pods_of_one_workload_are_one_finding() -> None:
+    there = Installation()
+    for number in range(3):
+        there.add(bare(vllm_pod(f"llama-{number + 1}")))
+    [found] = examined(there)
+    assert found.about == "Pod chat/llama-1 and 2 more of its workload"
+
+
+def test_a_pod_that_only_sounds_like_vllm_lacks_nothing() -> None:
+    there = Installation()
+    router = bare(vllm_pod("router"))
+    router["spec"]["containers"][0] |= {"image": "vllm-router:1", "args": [], "command": ["router"]}
+    there.add(router)
+    assert examined(there) == []
+
+
+def test_a_coming_authority_beside_the_present_one_is_well() -> None:
+    there = Installation()
+    there.webhook["clientConfig"]["caBundle"] = bundle(authority(), new_authority(NOW))
+    assert examined(there) == []
+
+
+def test_the_most_severe_comes_first() -> None:
+    there = Installation()
+    autoscaler(there)
+    failure_policy(there)
+    found = examined(there, unseen={"Node": "you are not allowed to list nodes"})
+    assert names(found) == ["FailurePolicyChanged", "AutoscalerConflict", "NotLookedAt"]
+    assert [one.severity for one in found] == list(Severity)
+
+
+def test_rights_are_those_that_are_shipped() -> None:
+    configuration, secret = "vllm-rightsizer", "vllm-rightsizer-webhook-tls"
+    assert rights_of_webhook(OURS, configuration, secret) == _shipped("webhook")
+    assert rights_of_recommender(OURS) == _shipped("recommender")
+
+
+def _shipped(component: str) -> set[Right]:
+    found: set[Right] = set()
+    for raw in documents(ROOT / "deploy" / "kubernetes" / f"{component}-rbac.yaml"):
+        namespace = raw["metadata"].get("namespace", "") if raw["kind"] == "Role" else ""
+        for rule in raw.get("rules", ()) if raw["kind"] in ("Role", "ClusterRole") else ():
+            for name in rule.get("resourceNames", [""]):
+                found |= {
+                    Right(component, group, resource, verb, namespace, name)
+                    for group in rule["apiGroups"]
+                    for resource in rule["resources"]
+                    for verb in rule["verbs"]
+                }
+    return found

@@ -1,0 +1,126 @@
+"""Does the API server call the webhook, and does it come to nobody's harm? Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from vllm_rightsizer.doctor.facts import CONFIGURATION, WEBHOOK, Facts, bundle_of, titled, webhooks_of
+from vllm_rightsizer.doctor.findings import Finding, Severity
+from vllm_rightsizer.doctor.fixes import logs, restarted, restored
+from vllm_rightsizer.doctor.servers import runs
+from webhook.pairs import valid, verifies
+
+_FILE = "webhook-configuration.yaml"
+_UNMODIFIED = "the API server cannot call the webhook: pods start unmodified, without a word"
+NEAR_EXPIRY = timedelta(days=14)
+"""A leaf is renewed when a third of its ninety days is left; cert-manager's often later."""
+
+
+def configuration_missing(facts: Facts) -> Iterator[Finding]:
+    if not facts.configurations and CONFIGURATION not in facts.unseen:
+        why = "the API server calls no webhook of ours: pods start unmodified"
+        fix = restored(facts, _FILE)
+        yield Finding("ConfigurationMissing", Severity.CRITICAL, CONFIGURATION, "there is none of ours", why, fix)
+
+
+def configurations_several(facts: Facts) -> Iterator[Finding]:
+    named = [(raw["metadata"]["name"], webhook) for raw in facts.configurations for webhook in webhooks_of(raw)]
+    if len(named) < 2:
+        return
+    # The one whose Service lies with our servers stays.
+    other = next(
+        (name for name, one in named if _namespace(one) != facts.namespace),
+        named[-1][0],
+    )
+    seen = f"{len(named)} webhooks of ours: {', '.join(sorted({name for name, _ in named}))}"
+    why = "two installations change the same pods, each as it sees them"
+    fix = f"kubectl delete mutatingwebhookconfiguration {other}"
+    yield Finding("SeveralWebhooks", Severity.WARNING, f"{CONFIGURATION} {other}", seen, why, fix)
+
+
+def _namespace(webhook: dict[str, object]) -> object:
+    config = webhook.get("clientConfig")
+    service = config.get("service") if isinstance(config, dict) else None
+    return service.get("namespace") if isinstance(service, dict) else None
+
+
+def failure_policy(facts: Facts) -> Iterator[Finding]:
+    for raw in facts.configurations:
+        for number, webhook in enumerate(raw["webhooks"]):
+            if webhook in webhooks_of(raw) and webhook.get("failurePolicy") != "Ignore":
+                patch = f'[{{"op":"replace","path":"/webhooks/{number}/failurePolicy","value":"Ignore"}}]'
+                yield Finding(
+                    "FailurePolicyChanged",
+                    Severity.CRITICAL,
+                    titled(raw, CONFIGURATION),
+                    f"failurePolicy is {webhook.get('failurePolicy')}",
+                    "while the webhook does not answer, no pod can be created in any opted-in namespace",
+                    f"kubectl patch mutatingwebhookconfiguration {raw['metadata']['name']} --type=json -p '{patch}'",
+                )
+
+
+def authority_missing(facts: Facts) -> Iterator[Finding]:
+    # Who does not run has not published anything yet.
+    if not runs(facts, WEBHOOK):
+        return
+    for raw in facts.configurations:
+        for webhook in webhooks_of(raw):
+            if not bundle_of(webhook):
+                said = (webhook.get("clientConfig") or {}).get("caBundle")
+                seen = "caBundle cannot be read" if said else "caBundle is empty"
+                fix = restarted(facts, WEBHOOK)
+                yield Finding("AuthorityMissing", Severity.CRITICAL, titled(raw, CONFIGURATION), seen, _UNMODIFIED, fix)
+
+
+def authority_wrong(facts: Facts) -> Iterator[Finding]:
+    """The caBundle does not verify the leaf, though both are valid by the clock."""
+    leaf = facts.leaf
+    if leaf is None or not valid(leaf, facts.now):
+        return
+    for raw in facts.configurations:
+        for webhook in webhooks_of(raw):
+            bundle = bundle_of(webhook)
+            if bundle and not verifies(leaf, bundle, facts.now):
+                issuer = leaf.issuer.rfc4514_string()
+                seen = f"caBundle does not verify the webhook's certificate, which {issuer} has issued"
+                fix = restarted(facts, WEBHOOK)
+                yield Finding("AuthorityWrong", Severity.CRITICAL, titled(raw, CONFIGURATION), seen, _UNMODIFIED, fix)
+
+
+def certificate_ends(facts: Facts) -> Iterator[Finding]:
+    if facts.leaf is None:
+        return
+    end = facts.leaf.not_valid_after_utc
+    about = f"certificate of the webhook in {facts.namespace}"
+    if not valid(facts.leaf, facts.now):
+        begins = facts.leaf.not_valid_before_utc
+        seen = f"it ended at {end:%Y-%m-%d %H:%M}" if end <= facts.now else f"it begins at {begins:%Y-%m-%d %H:%M}"
+        fix = restarted(facts, WEBHOOK)
+        yield Finding("CertificateExpired", Severity.CRITICAL, about, seen, _UNMODIFIED, fix)
+    elif end - facts.now < NEAR_EXPIRY:
+        seen = f"it ends at {end:%Y-%m-%d %H:%M}, and was not renewed"
+        why = "when it has ended, pods start unmodified"
+        yield Finding("CertificateEnds", Severity.WARNING, about, seen, why, logs(facts, WEBHOOK))
+
+
+def webhook_unreachable(facts: Facts) -> Iterator[Finding]:
+    probe = facts.probe
+    if probe is None or probe.marked or probe.refused is not None or not facts.configurations or not facts.injects:
+        return
+    yield Finding(
+        "WebhookUnreachable",
+        Severity.CRITICAL,
+        f"Namespace {probe.namespace}",
+        "a vLLM pod that was tried there (--dry-run=server) came back without the plugin",
+        "the API server does not reach the webhook within its two seconds, or the webhook does not know enough yet",
+        logs(facts, WEBHOOK),
+    )
+
+
+def probe_refused(facts: Facts) -> Iterator[Finding]:
+    probe = facts.probe
+    if probe is not None and probe.refused is not None:
+        why = "whether the webhook is called could not be tried"
+        fix = f"kubectl auth can-i create pods --namespace={probe.namespace}"
+        yield Finding("ProbeRefused", Severity.NOTE, f"Namespace {probe.namespace}", probe.refused, why, fix)

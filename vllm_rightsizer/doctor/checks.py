@@ -1,0 +1,49 @@
+"""All checks, causes before what follows from them: of equally severe findings the first is the one to begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vllm_rightsizer.doctor import calls, definitions, plugins, rights, servers, settings, workloads
+from vllm_rightsizer.doctor.facts import Facts
+from vllm_rightsizer.doctor.findings import Check, Finding, Severity
+
+
+def not_looked_at(facts: Facts) -> Iterator[Finding]:
+    for what, why in sorted(facts.unseen.items()):
+        fix = f"kubectl auth can-i --list --namespace={facts.namespace}"
+        follows = "what is wrong with it could not be found"
+        yield Finding("NotLookedAt", Severity.NOTE, what, why, follows, fix)
+
+
+CHECKS: tuple[Check, ...] = (
+    definitions.definitions_missing,
+    calls.configuration_missing,
+    calls.failure_policy,
+    rights.rights_missing,
+    servers.webhook_not_running,
+    settings.gitops_fights,
+    calls.certificate_ends,
+    calls.authority_missing,
+    calls.authority_wrong,
+    servers.webhook_not_ready,
+    servers.webhook_without_endpoints,
+    calls.webhook_unreachable,
+    servers.recommender_not_running,
+    servers.recommender_not_ready,
+    servers.recommender_not_leading,
+    definitions.definitions_old,
+    calls.configurations_several,
+    settings.nobody_opted_in,
+    settings.setting_invalid,
+    settings.policy_missing,
+    settings.automation_without_namespace,
+    plugins.plugin_map_missing,
+    plugins.plugin_silent,
+    plugins.pods_without_plugin,
+    workloads.scheduler_missing,
+    workloads.recommendation_degraded,
+    workloads.autoscaler_conflicts,
+    calls.probe_refused,
+    not_looked_at,
+)

@@ -1,0 +1,193 @@
+"""What the doctor knows of a cluster: gathered once, then only read. Pure."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from cryptography import x509
+
+from recommender.api.owners import WORKLOAD_KINDS
+from recommender.api.scopes import DISABLED, Scope
+from recommender.discovery import Census, Discovery, census_of, discover
+from recommender.listed_objects import ListedObjects
+from vllm_plugin.names import GROUP, LABEL_INJECT
+
+Raw = dict[str, Any]
+Name = tuple[str, str]
+"""Namespace and name."""
+
+CONFIGURATION = "MutatingWebhookConfiguration"
+WEBHOOK, RECOMMENDER = "webhook", "recommender"
+"""The two servers, as their command line calls them."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What became of a vLLM pod that was only tried: `marked` by the webhook, or `refused`, with a sentence."""
+
+    namespace: str
+    marked: bool = False
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """What answered for a plugin's page through the API server; `trouble` where that was no such page."""
+
+    trouble: str | None = None
+    answered: bool = True
+    """Something did, a page of ours or not."""
+
+
+@dataclass(frozen=True, order=True)
+class Right:
+    """One verb that a service account of ours needs. `namespace` is empty where it is needed in all."""
+
+    component: str
+    group: str
+    resource: str
+    verb: str
+    namespace: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """`namespace`: that of our servers. `objects` by kind; `unseen`: what could not be looked at, and why; `absent`:
+    kinds that the API server does not serve. `pages` by namespace, pod and container. `leaf`: the served certificate.
+    `lease_moves`: whether somebody renews the Lease; None where there is none to be looked at.
+    """
+
+    now: datetime
+    namespace: str
+    objects: Mapping[str, Sequence[Raw]] = field(default_factory=dict)
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
+    probe: Probe | None = None
+    lacking: tuple[Right, ...] = ()
+    pages: Mapping[tuple[str, str, str], Page] = field(default_factory=dict)
+    leaf: x509.Certificate | None = None
+    lease_moves: bool | None = None
+
+    def of(self, kind: str, namespace: str | None = None) -> list[Raw]:
+        return [raw for raw in self.objects.get(kind, ()) if namespace in (None, raw["metadata"].get("namespace"))]
+
+    def one(self, kind: str, name: str, namespace: str | None = None) -> Raw | None:
+        return next((raw for raw in self.of(kind, namespace) if raw["metadata"]["name"] == name), None)
+
+    @cached_property
+    def configurations(self) -> list[Raw]:
+        """Those with a webhook of ours in them."""
+        return [raw for raw in self.of(CONFIGURATION) if webhooks_of(raw)]
+
+    @cached_property
+    def scope(self) -> Scope:
+        """Which namespaces the webhook is called for, by its own selector."""
+        for raw in self.configurations:
+            for webhook in webhooks_of(raw):
+                for term in (webhook.get("namespaceSelector") or {}).get("matchExpressions") or ():
+                    if (term.get("key"), term.get("operator")) == (LABEL_INJECT, "NotIn") and DISABLED in term[
+                        "values"
+                    ]:
+                        return Scope.OPT_OUT
+        return Scope.OPT_IN
+
+    @cached_property
+    def census(self) -> Census:
+        kinds = (*WORKLOAD_KINDS, "Pod", "Namespace")
+        found = census_of(ListedObjects({kind: self.objects.get(kind, ()) for kind in kinds}), self.scope)
+        # Of its own namespace the webhook is never asked, whatever the scope.
+        return replace(found, opted_in=frozenset(found.opted_in) - {self.namespace})
+
+    @cached_property
+    def pods(self) -> Discovery:
+        """vLLM pods of opted-in namespaces, with the plugin and without."""
+        return discover(self.census)
+
+    @cached_property
+    def opted_in(self) -> list[str]:
+        """Namespaces whose pods the webhook is called for."""
+        return sorted(self.census.opted_in)
+
+    def deployment(self, component: str) -> Raw | None:
+        """Our server's, found by what it runs: a release may call it as it likes."""
+        return next((raw for raw in self.of("Deployment", self.namespace) if component in arguments(raw)[:1]), None)
+
+    @property
+    def injects(self) -> bool:
+        """Whether the webhook is to bring the plugin into pods at all."""
+        deployment = self.deployment(WEBHOOK)
+        return deployment is None or option(deployment, "injection", "config-map") != "none"
+
+    def pods_of(self, deployment: Raw) -> list[Raw]:
+        wanted = deployment["spec"]["selector"].get("matchLabels") or {}
+        return [pod for pod in self.of("Pod", self.namespace) if wanted.items() <= labels(pod).items()]
+
+    def pod(self, namespace: str, name: str) -> Raw:
+        found = self.one("Pod", name, namespace)
+        assert found is not None, "pods are known from this list"
+        return found
+
+
+def webhooks_of(configuration: Raw) -> list[Raw]:
+    """Those in it that are ours."""
+    return [one for one in configuration.get("webhooks") or () if str(one.get("name")).endswith(f".{GROUP}")]
+
+
+def service_of(configuration: Raw) -> Name | None:
+    """The Service by which the API server calls us."""
+    for webhook in webhooks_of(configuration):
+        service = (webhook.get("clientConfig") or {}).get("service")
+        if service:
+            return str(service["namespace"]), str(service["name"])
+    return None
+
+
+def bundle_of(webhook: Raw) -> tuple[x509.Certificate, ...]:
+    """The published authorities; none where nothing can be read."""
+    try:
+        return tuple(x509.load_pem_x509_certificates(base64.b64decode(webhook["clientConfig"].get("caBundle") or "")))
+    except ValueError:
+        return ()
+
+
+def arguments(deployment: Raw) -> list[str]:
+    """Of the first container."""
+    containers = deployment["spec"]["template"]["spec"].get("containers") or [{}]
+    return [str(one) for one in containers[0].get("args") or ()]
+
+
+def option(deployment: Raw, name: str, default: str) -> str:
+    """The value of `--name=value` on its command line."""
+    given = [one.partition("=")[2] for one in arguments(deployment) if one.startswith(f"--{name}=")]
+    return given[-1] if given else default
+
+
+def labels(raw: Raw) -> Mapping[str, str]:
+    return raw["metadata"].get("labels") or {}
+
+
+def annotations_of(raw: Raw) -> Mapping[str, str]:
+    return raw["metadata"].get("annotations") or {}
+
+
+def condition(raw: Raw, type_: str) -> Raw | None:
+    found = (raw.get("status") or {}).get("conditions") or ()
+    return next((one for one in found if one.get("type") == type_), None)
+
+
+def titled(raw: Raw, kind: str = "") -> str:
+    """`Kind namespace/name`."""
+    metadata = raw["metadata"]
+    where = f"{metadata['namespace']}/" if metadata.get("namespace") else ""
+    return f"{kind or raw.get('kind', 'object')} {where}{metadata['name']}"
+
+
+def moment(text: str) -> datetime:
+    """A time as the API server writes it."""
+    return datetime.fromisoformat(text).astimezone(UTC)

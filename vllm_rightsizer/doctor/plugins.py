@@ -1,0 +1,114 @@
+"""Do vLLM pods have the plugin, and does it speak? Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from recommender.api.recommendations import PLUGIN_REPORTING, VLLMRecommendation
+from recommender.api.workloads import recommendation_name
+from recommender.conditions import ESTIMATED
+from recommender.discovery import NOT_ADMITTED, Pod
+from vllm_plugin.names import ANNOTATION_EXCLUDE
+from vllm_rightsizer.doctor.facts import RECOMMENDER, WEBHOOK, Facts, condition, option
+from vllm_rightsizer.doctor.findings import Finding, Severity
+from vllm_rightsizer.doctor.fixes import logs, started_anew
+from vllm_rightsizer.doctor.silence import silence
+from webhook.detection import detect
+
+_COUNTED = re.compile(r"(\d+) of (\d+) pods report")
+_UNMEASURED = "it is not measured, and what is not measured is not sized"
+
+
+def plugin_map_missing(facts: Facts) -> Iterator[Finding]:
+    """The ConfigMap that carries the plugin, in each opted-in namespace."""
+    webhook = facts.deployment(WEBHOOK)
+    way = option(webhook, "injection", "config-map") if webhook is not None else "config-map"
+    if way != "config-map" or "ConfigMap" in facts.unseen:
+        return
+    there = {raw["metadata"]["namespace"] for raw in facts.of("ConfigMap")}
+    for namespace in facts.opted_in:
+        if namespace not in there:
+            yield Finding(
+                "PluginMapMissing",
+                Severity.WARNING,
+                f"Namespace {namespace}",
+                "the ConfigMap with the plugin is not there",
+                "pods that start there start without the plugin; the recommender makes it within seconds",
+                logs(facts, RECOMMENDER),
+            )
+
+
+def pods_without_plugin(facts: Facts) -> Iterator[Finding]:
+    if facts.injects:
+        yield from _grouped(_without_plugin(facts))
+
+
+def _without_plugin(facts: Facts) -> Iterator[tuple[Pod, Finding]]:
+    for pod in facts.pods.bare:
+        assert pod.missing is not None, "they are bare"
+        if not detect(facts.pod(pod.key.namespace, pod.name)).engines:
+            # Here a guess is not enough: the webhook would leave it alone.
+            continue
+        namespace, workload = pod.key.namespace, pod.key.workload
+        about = f"Pod {namespace}/{pod.name}"
+        if pod.missing.reason == NOT_ADMITTED:
+            seen, fix = _older_than_opt_in(facts, pod), started_anew(pod.key)
+            yield pod, Finding("PodNotAdmitted", Severity.WARNING, about, seen, _UNMEASURED, fix)
+        else:
+            # What the annotation says is for its author to mend; or the workload is left out for good.
+            seen = f"the webhook left the plugin out: {pod.missing.message}"
+            fix = f"kubectl -n {namespace} annotate {workload.kind.lower()}/{workload.name} {ANNOTATION_EXCLUDE}=true"
+            yield pod, Finding("PluginRefused", Severity.WARNING, about, seen, _UNMEASURED, fix)
+
+
+def _grouped(found: Iterable[tuple[Pod, Finding]]) -> Iterator[Finding]:
+    """One finding for all pods of a workload of which the same is to be said."""
+    by_workload: dict[tuple[object, ...], list[Finding]] = {}
+    for pod, finding in found:
+        by_workload.setdefault((pod.key, finding.name, finding.seen), []).append(finding)
+    for first, *others in by_workload.values():
+        yield replace(first, about=f"{first.about} and {len(others)} more of its workload") if others else first
+
+
+def _older_than_opt_in(facts: Facts, pod: Pod) -> str:
+    """Kubernetes does not say when a label was set, but for whoever sets it by server-side apply or kubectl label."""
+    namespace = facts.one("Namespace", pod.key.namespace)
+    for manager in (namespace or {"metadata": {}})["metadata"].get("managedFields") or ():
+        fields = ((manager.get("fieldsV1") or {}).get("f:metadata") or {}).get("f:labels") or {}
+        if "f:vllm-rightsizer.io/inject" in fields:
+            created = facts.pod(pod.key.namespace, pod.name)["metadata"].get("creationTimestamp", "")
+            if created < manager.get("time", ""):
+                return "it is without the plugin, and older than the opt-in of its namespace"
+    return "it is without the plugin: the webhook did not answer when it started, or the namespace opted in later"
+
+
+def plugin_silent(facts: Facts) -> Iterator[Finding]:
+    """Ready pods with the plugin whose page nobody reaches."""
+    yield from _grouped(_silent(facts))
+
+
+def _silent(facts: Facts) -> Iterator[tuple[Pod, Finding]]:
+    for pod in facts.pods.injected:
+        page, heard = facts.pages.get((pod.key.namespace, pod.name, pod.key.container)), _reported(facts, pod)
+        speaks = page is None or page.trouble is None
+        if not pod.ready or pod.address is None or heard or (speaks and heard is None):
+            continue
+        name, seen, fix = silence(facts, pod, page)
+        about = f"Pod {pod.key.namespace}/{pod.name}"
+        yield pod, Finding(name, Severity.WARNING, about, f"container {pod.key.container}: {seen}", _UNMEASURED, fix)
+
+
+def _reported(facts: Facts, pod: Pod) -> bool | None:
+    """Whether the recommender hears of all pods of its workload, or of none; None where it does not say."""
+    name = recommendation_name(pod.key.workload, pod.key.container)
+    found = facts.one(VLLMRecommendation.KIND, name, pod.key.namespace)
+    said = condition(found, PLUGIN_REPORTING) if found is not None else None
+    if said is None:
+        return None
+    if said["status"] == "True":
+        counted = _COUNTED.match(str(said.get("message")))
+        return True if counted is None or counted[1] == counted[2] else None
+    # Others are those of pods that do not run yet.
+    return False if said.get("reason") in ("ScrapeFailed", ESTIMATED) else None

@@ -1,0 +1,89 @@
+"""What recommendations say is wrong, and who reads the sizes that are written. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from recommender.api.policies import ClusterAutomation
+from recommender.api.recommendations import AUTOSCALER_CONFLICT, DEGRADED, VLLMRecommendation
+from recommender.api.sharing import GPUSHARE_MEMORY
+from vllm_plugin.names import ANNOTATION_EMITTER
+from vllm_rightsizer.doctor.facts import CONFIGURATION, Facts, condition, titled
+from vllm_rightsizer.doctor.findings import Finding, Severity
+
+_SCHEDULER_CRDS = {
+    "kai": "queues.scheduling.run.ai",
+    "kai-nvfractions": "queues.scheduling.run.ai",
+    "volcano": "queues.scheduling.volcano.sh",
+}
+
+
+def recommendation_degraded(facts: Facts) -> Iterator[Finding]:
+    for raw in facts.of(VLLMRecommendation.KIND):
+        said = condition(raw, DEGRADED)
+        if said is not None and said["status"] == "True":
+            why = "a pod did not do as promised: the size is withdrawn, and tried again after a sixth of the window"
+            fix = _described(raw["metadata"]["namespace"], raw["metadata"]["name"])
+            yield Finding("RecommendationDegraded", Severity.WARNING, titled(raw), str(said.get("message")), why, fix)
+
+
+def autoscaler_conflicts(facts: Facts) -> Iterator[Finding]:
+    for raw in facts.of(VLLMRecommendation.KIND):
+        said = condition(raw, AUTOSCALER_CONFLICT)
+        if said is not None and said["status"] == "True":
+            namespace = raw["metadata"]["namespace"]
+            why = (
+                "a smaller cache raises its metric, and with it the number of replicas: docs/autoscaling.md has another"
+            )
+            fix = f"kubectl -n {namespace} get horizontalpodautoscalers,scaledobjects -o wide"
+            yield Finding("AutoscalerConflict", Severity.WARNING, titled(raw), str(said.get("message")), why, fix)
+
+
+def _described(namespace: str, name: str) -> str:
+    return f"kubectl -n {namespace} describe vllmrec {name}"
+
+
+def scheduler_missing(facts: Facts) -> Iterator[Finding]:
+    """Somebody asks for sizes in the words of a GPU scheduler of which there is no trace."""
+    for about, emitter in _emitters(facts):
+        lacking = _lacking(facts, emitter)
+        if lacking is not None:
+            yield Finding(
+                "SchedulerMissing",
+                Severity.WARNING,
+                about,
+                f"the emitter is {emitter}, and {lacking}",
+                "nobody reads the size that is asked for, or pods wait for ever",
+                """kubectl patch clusterautomation default --type=merge -p '{"spec":{"emitter":"none"}}'""",
+            )
+
+
+def _emitters(facts: Facts) -> Iterator[tuple[str, str]]:
+    for raw in facts.of(ClusterAutomation.KIND):
+        yield titled(raw, ClusterAutomation.KIND), str((raw.get("spec") or {}).get("emitter") or "none")
+    for pod in facts.pods.injected:
+        if emitter := pod.annotations.get(ANNOTATION_EMITTER):
+            yield f"Pod {pod.key.namespace}/{pod.name}", str(emitter)
+
+
+def _lacking(facts: Facts, emitter: str) -> str | None:
+    """What of the scheduler is not there; None where it is, or where that cannot be seen."""
+    if emitter in _SCHEDULER_CRDS:
+        name = _SCHEDULER_CRDS[emitter]
+        there = "CustomResourceDefinition" in facts.unseen or facts.one("CustomResourceDefinition", name) is not None
+        return None if there else f"the API server has no {name}"
+    if emitter == "hami":
+        there = CONFIGURATION in facts.unseen or any(
+            "hami" in raw["metadata"]["name"] for raw in facts.of(CONFIGURATION)
+        )
+        return None if there else "no MutatingWebhookConfiguration is HAMi's"
+    if emitter == "gpushare":
+        nodes = facts.of("Node")
+        there = "Node" in facts.unseen or any(
+            GPUSHARE_MEMORY in ((raw.get("status") or {}).get("allocatable") or {}) for raw in nodes
+        )
+        return None if there else f"no Node has {GPUSHARE_MEMORY}"
+    if emitter == "dra":
+        there = "DeviceClass" in facts.unseen or bool(facts.of("DeviceClass"))
+        return None if there else "the API server has no DeviceClass"
+    return None
