@@ -9,9 +9,11 @@ BIN := .venv/bin
 UV = uv=$$(PYTHON=$(PYTHON) .ci/uv) && "$$uv"
 OUTPUT ?= build
 TEST_PROGRAMS := etcd kube-apiserver kube-controller-manager
+E2E_PROGRAMS := prometheus promtool thanos helm helm3 kubectl kube-scheduler kubelet kube-proxy argo-rollouts \
+  cert-manager-controller cert-manager-cainjector
 QUICK := not engine and not demo and not cluster and not e2e and not processes
 
-.PHONY: help venv demo test lab-up lab-down images release push-images check lint e2e unit fuzz bench-webhook bench-plugin bench-recommender bench-cluster soak crds manifests matrix lock wheels bench-gpu clean
+.PHONY: help venv demo test lab-up lab-down images release push-images check lint e2e e2e-programs unit fuzz bench-webhook bench-plugin bench-recommender bench-cluster soak crds manifests matrix lock wheels bench-gpu clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +36,9 @@ test: venv ## every test, those on a real vLLM and a real API server too
 	@nice -n 10 $(PYTHON) .ci/binaries $(TEST_PROGRAMS) > build/programs.log 2>&1 &
 	@# Two files at a time, in the order of collection.
 	@$(BIN)/pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not e2e"
+
+e2e-programs: ## the programs of `make e2e`, built ahead of it
+	@$(PYTHON) .ci/binaries $(E2E_PROGRAMS) >/dev/null
 
 e2e: venv ## the tests that need more programs: the first time they are built, which takes ten minutes
 	@$(BIN)/pytest -m e2e

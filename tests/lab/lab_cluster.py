@@ -28,7 +28,8 @@ class Installed:
             *("install", RELEASE, str(ROOT / "deploy" / "chart"), f"--namespace={NAMESPACE}", "--create-namespace"),
             *("--set=image.pullPolicy=Never", "--set=clusterAutomation.vllm.optimize=true"),
             *("--set=policies.default.observationWindow=5m", "--set=policies.default.windowCoverage=10"),
-            *("--set=policies.default.minRequests=300", "--wait", "--timeout=120s"),
+            *("--set=policies.default.minRequests=300", "--set=policies.default.verify.settle=1m"),
+            *("--wait", "--timeout=120s"),
         )
 
     @property
