@@ -157,6 +157,12 @@ class Columns(Sequence[Interval]):
         return Interval(*everything)
 
 
+def expiry(start: float, window_seconds: float) -> float:
+    """Until when an interval that begins at `start` is kept, in seconds since the epoch."""
+    # A little longer than the window: the first interval of the window must not go while it is used.
+    return start + window_seconds + 3 * interval_seconds(window_seconds)
+
+
 @dataclass(frozen=True)
 class Series:
     """The intervals of one engine in order of time, and what it last said of itself."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from recommender.intervals import ClosedInterval, Interval, interval_seconds
+from recommender.intervals import ClosedInterval, Interval, expiry, interval_seconds
 from recommender.keys import SeriesKey
 from recommender.samples import Counters, EngineFacts, EngineSample
 
@@ -101,8 +101,7 @@ class Recorder:
                     interval=_interval(current),
                     counters=last.counters,
                     seen_at=last.seen_at,
-                    # A little longer than the window: the first interval of the window must not go while it is used.
-                    expires=current.start + current.window_seconds + 3 * current.seconds,
+                    expires=expiry(current.start, current.window_seconds),
                 )
             )
         return over
@@ -129,10 +128,5 @@ def _interval(current: _Open) -> Interval:
         capacity_bytes=current.facts.capacity_bytes,
         active_peak_bytes=current.active_peak_bytes,
         demand_peak_bytes=current.demand_peak_bytes,
-        requests=total.requests,
-        lookup_tokens=total.lookup_tokens,
-        hit_tokens=total.hit_tokens,
-        preemptions=total.preemptions,
-        admissions_blocked=total.admissions_blocked,
-        reuse=total.reuse,
+        **vars(total),
     )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from recommender.exposition import sample_of
-from recommender.intervals import ClosedInterval, Interval, interval_seconds
+from recommender.intervals import ClosedInterval, Interval, expiry, interval_seconds
 from recommender.keys import SeriesKey, WorkloadKey
 from recommender.promql.directory import Directory, KnownPod
 from recommender.promql.pages import Page, Target
@@ -278,12 +278,7 @@ def _of_engine(
             _peak(names.KV_CACHE_ACTIVE_PEAK_BYTES, engine, targets, evidence, engine.facts.capacity_bytes),
             _peak(names.KV_DEMAND_PEAK_BYTES, engine, targets, evidence, LARGEST_BYTES),
         ),
-        requests=total.requests,
-        lookup_tokens=total.lookup_tokens,
-        hit_tokens=total.hit_tokens,
-        preemptions=total.preemptions,
-        admissions_blocked=total.admissions_blocked,
-        reuse=total.reuse,
+        **vars(total),
     )
     return ClosedInterval(
         key=key,
@@ -291,7 +286,7 @@ def _of_engine(
         interval=interval,
         counters=engine.counters,
         seen_at=own[-1][0],
-        expires=span.start + span.window_seconds + 3 * span.seconds,
+        expires=expiry(span.start, span.window_seconds),
     )
 
 
