@@ -34,13 +34,30 @@ PACKAGES = {
 }
 """What of Debian a node needs: a program, or a file, and the package that has it."""
 _STATE = Path("/run/vllm-rightsizer-lab")
+_PROBES = {
+    "namespaces of its own": ["unshare", "--net", "--mount", "--pid", "--fork", "true"],
+    "a bridge": ["sh", "-c", "ip link add vllmrsprobe type bridge && ip link delete vllmrsprobe"],
+    "rules of iptables": ["iptables", "--table", "nat", "--list-rules"],
+    "control groups that it can write": ["sh", "-c", "test -w /sys/fs/cgroup || test -w /sys/fs/cgroup/memory"],
+}
+"""What a node does, and what shows that it may."""
 
 
 def missing_for_a_node() -> str | None:
     """What this machine lacks and cannot be given; None where a node can run here. Installs Debian's packages."""
     if os.geteuid() != 0:
         return "a node needs root: containers are made by it"
-    return missing_after_install(PACKAGES)
+    lacking = missing_after_install(PACKAGES)
+    if lacking is not None:
+        return lacking
+    if "overlay" not in Path("/proc/filesystems").read_text():
+        return "a node needs the kernel's overlay file system"
+    # Root of a container may be refused what root of a machine may do.
+    for what, command in _PROBES.items():
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            return f"a node needs {what}, and this machine refuses it: {done.stderr.strip()}"
+    return None
 
 
 class Node:
