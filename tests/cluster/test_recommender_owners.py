@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +18,7 @@ from webhook.cluster_watch import ClusterWatch
 
 from .pods import OPTED_IN
 from .recommenders import measured_pod
+from .waiting import until
 
 LWS = "leaderworkerset.sigs.k8s.io/name"
 KSERVE = "serving.kserve.io/inferenceservice"
@@ -31,12 +31,6 @@ GROUPS = [
     CustomOwnerGroup(name="servers", owner=OwnerKind(group="batch", kind="CronJob")),
     CustomOwnerGroup(name="teams", by_labels=["team"]),
 ]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from pathlib import Path
 from bench.lab.control_plane import ControlPlane
 
 from .recommenders import path_of
-from .test_recommender_writes import KIND, LLAMA, sized, until, working
+from .test_recommender_writes import KIND, LLAMA, sized, working
+from .waiting import until
 
 
 async def test_what_is_removed_stays_away(crds: ControlPlane, tmp_path: Path) -> None:

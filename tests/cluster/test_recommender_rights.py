@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,6 +15,7 @@ from recommender.cluster_objects import ClusterObjects
 from recommender.telemetry import Telemetry
 
 from .recommenders import MANIFESTS
+from .waiting import until
 
 ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterrole"
 OPTIONAL = ("HorizontalPodAutoscaler", "ScaledObject", "ResourceClaimTemplate")
@@ -53,12 +53,6 @@ async def reading(
             yield objects, telemetry
     finally:
         await server.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 def refused(objects: ClusterObjects, telemetry: Telemetry) -> set[str]:

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from recommender.telemetry import Telemetry
 
 from .pods import recommendation, vllm_pod
 from .recommenders import MANIFESTS, events_of, install, kubeconfig, path_of
+from .waiting import until
 
 KIND = "VLLMRecommendation"
 LLAMA = WorkloadRef("apps", "Deployment", "llama")
@@ -44,12 +45,6 @@ async def working(plane: ControlPlane, folder: Path) -> AsyncIterator[tuple[Clus
             yield objects, telemetry
     finally:
         await server.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def sized(namespace: str, kv_bytes: int = 4 << 30) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from recommender.api.apiserver.connection import ApiServer
 from recommender.api.apiserver.reflector import Pace, Reflector, Selection
 from recommender.api.apiserver.resources import Resource
 
+from .waiting import until
+
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
 GADGETS = Resource("example.test", "v1", "gadgets", "Gadget")
@@ -67,12 +69,6 @@ async def following(
     finally:
         task.cancel()
         await server.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def put(plane: ControlPlane, namespace: str, name: str, value: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,6 +18,7 @@ from webhook.cluster_watch import ClusterWatch
 from webhook.knowledge import Knowledge
 
 from .pods import recommendation, vllm_pod
+from .waiting import until
 
 LLAMA = WorkloadRef("apps", "Deployment", "llama")
 ROLLOUTS = {
@@ -60,12 +60,6 @@ async def watching(plane: ControlPlane) -> AsyncIterator[Callable[[], Knowledge]
             yield known
     finally:
         await server.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def workload(plane: ControlPlane, kind: str, namespace: str, name: str, annotations: dict[str, str]) -> None:
