@@ -9,8 +9,8 @@ must still run a while later, and end cleanly when the page is done.
 target exists and that its recipe can be read. `make demo` is run for real by tests/demo, and so is what a page shows of
 the demo's results; `make test` by CI.
 
-Commands in other blocks are not run here: they need a cluster. Each page that has some is named below, with who runs
-them. Our own command among them is at least read by our own parser.
+Commands in other blocks need a cluster. Which test runs those of a page is said in bench/lab/page_commands.py, and what
+no test runs. Our own command among them is read by our own parser here.
 """
 
 from __future__ import annotations
@@ -27,27 +27,17 @@ from pathlib import Path
 import pytest
 import typer
 
+from bench.lab.page_commands import NOT_RUN, RUN_BY, commands, commands_in_sentences, commands_of, pages_of
 from vllm_rightsizer.cli import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SERVER_SECONDS = 5.0
+LONGEST_START_SECONDS = 120.0
+"""Where nothing is compiled yet, and tests run beside it."""
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-ANY_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PROGRAMS = ("vllm-rightsizer", "kubectl", "helm", "curl", "docker", "make", "pip", "python")
-NEED_A_CLUSTER = {
-    "README.md": "tests/cluster runs the same commands on a real API server",
-    "docs/api.md": "tests/unit/recommender/test_http_api.py asks the same paths",
-    "docs/doctor.md": "tests/unit/doctor and tests/cluster run the same command",
-    "docs/high-availability.md": "kubectl alone",
-    "docs/install.md": "tests/cluster/test_install_page.py runs every one",
-    "docs/migration.md": "kubectl alone",
-    "docs/prometheus.md": "tests/cluster/test_promql_backend.py starts the recommender with it",
-    "docs/quick-start.md": "not run whole: it takes a vLLM under load, and half an hour",
-    "docs/troubleshooting.md": "kubectl on what is broken",
-    "docs/webhook.md": "kubectl alone",
-    "docs/runbooks": "kubectl on what is broken",
-}
+MOST_NOT_RUN = 3
+SAID_BY_KUBERNETES = {"forbidden"}
 
 
 def _steps(page: Path) -> list[tuple[str, str]]:
@@ -92,6 +82,19 @@ def _run(command: str, folder: Path, environment: dict[str, str], background: li
     return done.stdout
 
 
+def _await_started(server: subprocess.Popen[bytes]) -> None:
+    """Until it has taken over what happens at SIGTERM: before, the signal would end it like any other program."""
+    deadline = time.monotonic() + LONGEST_START_SECONDS
+    while True:
+        assert server.poll() is None, f"{server.args} ended by itself"
+        status = Path(f"/proc/{server.pid}/status").read_text()
+        caught = re.search(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)
+        if caught is not None and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        assert time.monotonic() < deadline, f"{server.args} has not started"
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_run_as_shown(page: Path, tmp_path: Path) -> None:
     if (ROOT / "deploy" / "examples").is_dir():
@@ -108,6 +111,8 @@ def test_commands_run_as_shown(page: Path, tmp_path: Path) -> None:
             output = _run(command, tmp_path, environment, background)
             if shown.strip():
                 assert shown.strip() == output.strip(), command
+        for process in background:
+            _await_started(process)
         if background:
             time.sleep(SERVER_SECONDS)
         for process in background:
@@ -121,16 +126,56 @@ def test_commands_run_as_shown(page: Path, tmp_path: Path) -> None:
                 process.wait()
 
 
-def _left_out(page: Path) -> list[str]:
-    """The commands of the page that are not run here, each in one line."""
-    blocks = [block for kind, block in ANY_BLOCK.findall(page.read_text()) if kind in ("", "sh", "shell")]
-    return [line for line in "".join(blocks).replace("\\\n", " ").splitlines() if line.startswith(PROGRAMS)]
+def _for_a_cluster(page: Path) -> list[str]:
+    """The commands of the page that are not run here, in blocks and in sentences."""
+    name = str(page.relative_to(ROOT))
+    return [*commands(name), *commands_in_sentences(name)]
 
 
-def test_commands_that_are_not_run_are_known() -> None:
-    pages = [page.relative_to(ROOT) for page in PAGES if _left_out(page)]
-    runbooks = Path("docs/runbooks")
-    assert {str(runbooks if page.parent == runbooks else page) for page in pages} == NEED_A_CLUSTER.keys()
+def test_a_test_runs_what_needs_a_cluster() -> None:
+    pages = {str(page.relative_to(ROOT)) for page in PAGES if _for_a_cluster(page)}
+    covered = [page for test in set(RUN_BY.values()) for page in pages_of(test)]
+    assert sorted(pages - set(covered)) == []
+    for place, test in RUN_BY.items():
+        assert any(_for_a_cluster(ROOT / page) for page in covered if page.startswith(place)), (
+            f"{place} has no commands"
+        )
+        assert (ROOT / test).is_file()
+
+
+def test_what_no_test_runs_is_little_and_shown() -> None:
+    assert len(NOT_RUN) <= MOST_NOT_RUN
+    for (page, command), why in NOT_RUN.items():
+        assert command in _for_a_cluster(ROOT / page)
+        for test in re.findall(r"tests/[\w/]+\.py", why):
+            assert (ROOT / test).is_file()
+
+
+def test_what_pages_look_for_in_logs_is_said_by_us() -> None:
+    """On a cluster where all is well nothing is found, whatever is looked for."""
+    sources = [file for place in ("recommender", "webhook") for file in (ROOT / place).rglob("*.py")]
+    said = "\n".join(file.read_text() for file in sources)
+    looked_for = {
+        words
+        for page in PAGES
+        for command in _for_a_cluster(page)
+        for pattern in re.findall(r" logs .*\| grep (?:-\w+ )?'([^']+)'", command)
+        for words in re.findall(r"[a-z][a-z -]+[a-z]", pattern)
+    }
+    assert len(looked_for) > 5
+    assert {words for words in looked_for if words not in said} <= SAID_BY_KUBERNETES
+
+
+@pytest.mark.parametrize(
+    ("block", "found"),
+    [
+        ("kubectl get a |\n  grep b\nhelm list\n", ["kubectl get a |\n  grep b", "helm list"]),
+        ("# why\nkubectl get \\\n  a\n", ["kubectl get \\\n  a"]),
+        ("kubectl apply -f - <<EOF\na: b\n\nEOF\nhelm list\n", ["kubectl apply -f - <<EOF\na: b\n\nEOF", "helm list"]),
+    ],
+)
+def test_commands_are_found_whole(block: str, found: list[str]) -> None:
+    assert commands_of(block) == found
 
 
 def test_our_command_knows_what_pages_give_it() -> None:
@@ -138,7 +183,8 @@ def test_our_command_knows_what_pages_give_it() -> None:
     assert isinstance(program, typer.core.TyperGroup)
     read = 0
     for page in PAGES:
-        for line in _left_out(page):
+        for command in _for_a_cluster(page):
+            line = re.sub(r"\\\n *", "", command)
             # In our image there is the module, and no program of its name.
             found = re.search(r"^vllm-rightsizer (.*)|^kubectl .* exec .* -- +python3 -m vllm_rightsizer (.*)", line)
             assert found or not re.search(r" -- +vllm-rightsizer ", line), line

@@ -171,7 +171,10 @@ async def test_a_history_that_is_spoilt_while_it_is_used(settings: RecommenderSe
 
 
 def stored_intervals(history: Path) -> int:
+    """None, too, while the file is there and its tables are not yet."""
     with contextlib.closing(sqlite3.connect(history)) as reader:
+        if not reader.execute("SELECT 1 FROM sqlite_master WHERE name = 'observed'").fetchone():
+            return 0
         found = reader.execute("SELECT count(*) FROM observed").fetchone()[0]
     return int(found)
 
