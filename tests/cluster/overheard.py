@@ -52,7 +52,7 @@ def overhearing(plane: ControlPlane) -> Iterator[Overheard]:
     thread = threading.Thread(target=loop.run_until_complete, args=(_serve(plane, made, ready, stop),))
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         yield made
     finally:
         loop.call_soon_threadsafe(stop.set)

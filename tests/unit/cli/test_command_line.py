@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess, run
@@ -20,10 +19,8 @@ def test_version(cli: Cli) -> None:
     assert cli("--version").stdout == f"vllm-rightsizer {VERSION}\n"
 
 
-def test_help_names_every_command_and_is_quick(program: Cli) -> None:
-    started = time.monotonic()
+def test_help_names_every_command(program: Cli) -> None:
     text = program("--help").stdout
-    assert time.monotonic() - started < 5
     for command in ("webhook", "recommender", "demo", "admit", "rewrite", "explain"):
         assert command in text
 

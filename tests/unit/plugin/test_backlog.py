@@ -76,14 +76,14 @@ def test_nobody_waits_for_another_thread(of: Hook) -> None:
 
     def slow() -> None:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         done.append("slow")
 
     waiting = Backlog(of)
     waiting.add(0, slow)
     exporter = threading.Thread(target=waiting.clear)
     exporter.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     for _ in range(backlog._MOST_CALLS):
         waiting.add(0, done.append, "quick")
     assert done == []
@@ -110,10 +110,10 @@ def test_a_call_that_forks_ends_in_both(of: Hook) -> None:
 def test_a_child_forked_in_the_middle_can_go_on(of: Hook) -> None:
     begun, go_on = threading.Event(), threading.Event()
     waiting = Backlog(of)
-    waiting.add(0, lambda: (begun.set(), go_on.wait(10)))
+    waiting.add(0, lambda: (begun.set(), go_on.wait(60)))
     exporter = threading.Thread(target=waiting.clear)
     exporter.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     child = os.fork()
     if child == 0:
         done: list[int] = []

@@ -59,7 +59,7 @@ REQUESTS_OF_0 = (names.REQUESTS, (("engine", "0"),))
 
 
 def eventually(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -101,7 +101,7 @@ class Pod:
 
     def kill(self, process: subprocess.Popen[str]) -> None:
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
     def end(self) -> None:
         for process in self._processes:
@@ -109,12 +109,12 @@ class Pod:
                 self.kill(process)
 
     def page(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as answer:
             return samples(answer.read().decode())
 
     def becomes(self, ranks: set[str], engines: set[str]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         """The page, once it shows exactly these `engine/rank` and engines."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         seen: tuple[set[str], set[str]] = (set(), set())
         while time.monotonic() < deadline:
             try:

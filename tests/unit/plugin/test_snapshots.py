@@ -74,14 +74,14 @@ def test_only_living_processes_count(folders: Callable[[], SnapshotFolder], how:
     try:
         assert [other["pid"] for other in folder.others()] == [process.pid]
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
         if how == "forks":
             os.kill(child, 0)
         assert folder.others() == []
         assert not list(folder.path.glob(f"{process.pid}-*"))
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
         if how == "forks":
             os.kill(child, signal.SIGKILL)
         assert process.stdout is not None
@@ -217,7 +217,7 @@ time.sleep(60)
     finally:
         for process in processes:
             process.kill()
-            process.communicate(timeout=10)
+            process.communicate(timeout=60)
 
 
 # --- Where --------------------------------------------------------------------------------------------------------

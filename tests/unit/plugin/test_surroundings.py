@@ -38,7 +38,7 @@ def counted():
 
 def page():
     address = "http://127.0.0.1:" + os.environ["VLLM_RIGHTSIZER_PORT"] + "/metrics"
-    return urllib.request.urlopen(address, timeout=10).read().decode()
+    return urllib.request.urlopen(address, timeout=30).read().decode()
 """
 
 NO_ROOM = """

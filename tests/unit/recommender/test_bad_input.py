@@ -54,7 +54,7 @@ class Stand:
 async def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stand]:
     engine = SyntheticEngine()
     with served(lambda: engine.page().encode()) as port:
-        async with Scraper() as scraper:
+        async with Scraper(deadline_seconds=60) as scraper:
             made = Stand(tmp_path, port, scraper, monkeypatch)
             yield made
             made.history.close()

@@ -108,7 +108,7 @@ class Stand:
 async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
     engine = SyntheticEngine()
     with served(lambda: engine.page().encode()) as leads, served(lambda: page_of_rank(engine).encode()) as follows:
-        async with Scraper() as scraper:
+        async with Scraper(deadline_seconds=60) as scraper:
             made = Stand(tmp_path, scraper, leads, follows)
             yield made
             made.history.close()

@@ -67,8 +67,8 @@ async def asked(settings: RecommenderSettings, stop: asyncio.Event | None = None
     task = asyncio.create_task(run(settings, stop))
     address = f"http://{settings.host}:{settings.port}"
     try:
-        async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=20) as client:
-            async with asyncio.timeout(20):
+        async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=60) as client:
+            async with asyncio.timeout(60):
                 while not task.done() and not await _is_ready(client):
                     await asyncio.sleep(0.02)
             yield client
@@ -212,7 +212,7 @@ async def test_a_long_question_holds_up_neither_probes_nor_others(
         assert refused.headers["retry-after"] == "5"
         first.cancel()
         # Nobody waits for it any more: it is given up, and the next one has its turn.
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await client.get(f"{ROOT}/trend")).status_code == 429:
                 await asyncio.sleep(0.05)
         # What is still asked when the recommender is told to end does not hold it up.
@@ -264,7 +264,7 @@ async def test_a_desk_that_is_closed_while_somebody_waits_for_a_turn() -> None:
 
     def slow(_: Leave) -> None:
         begun.set()
-        free.wait(10)
+        free.wait(60)
 
     desk = Desk("test", waiting=1, seconds=10)
     first = asyncio.create_task(desk.do(slow, wanted))

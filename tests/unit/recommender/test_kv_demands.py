@@ -111,7 +111,7 @@ async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
         return engine.page().encode() if made[0].answers else b"no page of ours"
 
     with served(page) as port, History.open(tmp_path / "history.db") as history:
-        async with Scraper() as scraper:
+        async with Scraper(deadline_seconds=60) as scraper:
             made.append(Stand(tmp_path / "objects", engine, port, history, scraper))
             yield made[0]
 

@@ -349,7 +349,7 @@ async def test_no_answer_is_said_and_asked_for_again(cache: History) -> None:
     source = source_of(twice.scraped, cache, lambda: now[0])
     running = asyncio.create_task(source.run())
     faults, taken = set(), []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while source.slot(W) is None:
             source.tell([POD], {KEY: W}, now[0])
             source.recalled()

@@ -89,7 +89,7 @@ async def test_from_a_pods_page_to_a_recommendation_and_its_explanation(settings
                 await asyncio.sleep(0.25)
             await eventually(lambda: is_true(store, RECOMMENDED))
             probe = f"http://127.0.0.1:{settings.port}"
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(timeout=60) as client:
                 assert (await client.get(f"{probe}/healthz")).status_code == 200
                 assert (await client.get(f"{probe}/readyz")).status_code == 200
                 assert "vllm_rightsizer_recommender_scrapes_total" in (await client.get(f"{probe}/metrics")).text
@@ -164,7 +164,7 @@ async def test_a_history_that_is_spoilt_while_it_is_used(settings: RecommenderSe
                 vandal.commit()
             await eventually(lambda: any(settings.history.parent.glob("*.unreadable-*")))
             await eventually(lambda: reason(store, RECOMMENDED) == "InsufficientData")
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(timeout=60) as client:
                 probe = f"http://{settings.host}:{settings.port}/readyz"
                 await asyncio.sleep(0.6)
                 assert (await client.get(probe)).status_code == 200
@@ -210,7 +210,7 @@ async def test_pods_that_do_not_answer_are_no_reason_to_start_anew(settings: Rec
     """However many there are: each is waited for, and the next process would wait as long."""
     store = FileObjectStore(settings.objects or settings.history.parent)
     with History.open(settings.history) as history:
-        async with Scraper() as scraper:
+        async with Scraper(deadline_seconds=60) as scraper:
             recommender = Recommender(store, history, scraper, Telemetry())
             rounds = Rounds(recommender, in_folder(store.folder, Scope.OPT_IN), Telemetry(), settings.history)
             rounds._ended -= 300
@@ -237,7 +237,7 @@ async def test_without_the_api_server_it_waits(settings: RecommenderSettings, tm
         user = {"name": "u", "user": {"token": "t"}}
         config.write_text(json.dumps({"clusters": [cluster], "users": [user], "contexts": [context]}))
         in_cluster = dataclasses.replace(settings, objects=None, kubeconfig=config, context="x")
-        async with running(in_cluster), httpx.AsyncClient() as client:
+        async with running(in_cluster), httpx.AsyncClient(timeout=60) as client:
             probe = f"http://{settings.host}:{settings.port}"
             assert (await client.get(f"{probe}/healthz")).status_code == 200
             answer = await client.get(f"{probe}/readyz")

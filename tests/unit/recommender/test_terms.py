@@ -106,7 +106,7 @@ async def running(settings: RecommenderSettings) -> AsyncIterator[Callable[[str]
 
 async def until(answer: Callable[[str], Awaitable[str]], text: str) -> str:
     """What readiness says once that stands in it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while text not in (said := await answer("/readyz")):
             await asyncio.sleep(0.02)
     return said
@@ -188,7 +188,7 @@ async def test_a_round_that_does_not_end_is_broken_off(
 
     def page() -> bytes:
         asked.set()
-        over.wait(30)
+        over.wait(60)
         return b""
 
     with served(page) as port:
