@@ -10,16 +10,25 @@ import tempfile
 from pathlib import Path
 
 from bench.lab.debian import missing_after_install
-from bench.lab.programs import CACHE, ROOT, LabError
+from bench.lab.programs import CACHE, ROOT, LabError, one_at_a_time
 
 RELEASE = "bookworm"
-PYTHON_BASE = "localhost/debian-python-ARCH:1"
-BUSYBOX_BASE = "localhost/debian-busybox-ARCH:1"
+PYTHON_BASE = "localhost/debian-python-ARCH:2"
+BUSYBOX_BASE = "localhost/debian-busybox-ARCH:2"
 """ARCH stands for the architecture, as deploy/images/build replaces it."""
+BUILDING = "images-built"
+"""All builds have one store of layers, from which each takes its own away at its end."""
+_DATE = "1686355200"
+"""Of Debian's release, in seconds: the same packages make the same bases, whenever that is."""
 
 
 PACKAGES = {"buildah": "buildah", "mmdebstrap": "mmdebstrap"}
 _SOURCES = ("deploy/images", "pyproject.toml", "recommender", "vllm_plugin", "vllm_rightsizer", "webhook")
+
+
+def missing_for_images() -> str | None:
+    """Install what is missing for them; a sentence about what cannot be had, None where all is there."""
+    return missing_after_install(PACKAGES) if os.geteuid() == 0 else "only root can make their bases"
 
 
 def our_images(architecture: str) -> list[Path]:
@@ -28,15 +37,14 @@ def our_images(architecture: str) -> list[Path]:
     folder = CACHE / "images" / _state()
     archives = [folder / f"{name}-{architecture}.tar" for name in ("control-plane", "injector")]
     if not all(archive.exists() for archive in archives):
-        lacking = missing_after_install(PACKAGES)
+        lacking = missing_for_images()
         if lacking is not None:
             raise LabError(f"images cannot be built: {lacking}")
-        # Half a gigabyte each: those of another state of the tree go.
-        shutil.rmtree(folder.parent, ignore_errors=True)
-        make_bases(architecture)
-        settings = {"ARCHITECTURES": architecture, "OUT": str(folder), "BUILDER": "buildah"}
-        settings |= {"BASE_CONTROL_PLANE": PYTHON_BASE, "BASE_INJECTOR": BUSYBOX_BASE}
-        _run(str(ROOT / "deploy" / "images" / "build"), environment=settings)
+        settings = {"ARCHITECTURES": architecture, "OUT": str(folder)} | make_bases(architecture)
+        with one_at_a_time(BUILDING):
+            # Half a gigabyte each: those of another state of the tree go.
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            _run(str(ROOT / "deploy" / "images" / "build"), environment=settings)
     return archives
 
 
@@ -51,15 +59,32 @@ def _state() -> str:
     return found.hexdigest()[:12]
 
 
-def make_bases(architecture: str) -> None:
-    """Make both bases of an architecture, where they are not there. Of one that this machine does not run, packages are
-    unpacked and not set up: enough to build on, not to run. Raises `LabError`."""
-    foreign = architecture != own_architecture()
+def make_bases(architecture: str) -> dict[str, str]:
+    """The settings by which deploy/images/build takes bases of ours; makes those of an architecture that are not there.
+    Of one that this machine does not run, packages are unpacked and not set up: enough to build on, not to run. Raises
+    `LabError`."""
+    own = own_architecture()
+    with one_at_a_time(BUILDING):
+        for one in {architecture, own}:
+            _make_busybox(one)
+        _make_python(architecture, architecture != own)
+    return {
+        "BUILDER": "buildah",
+        "BASE_CONTROL_PLANE": PYTHON_BASE,
+        "BASE_INJECTOR": BUSYBOX_BASE,
+        "BASE_TOOLS": BUSYBOX_BASE.replace("ARCH", own),
+    }
+
+
+def _make_python(architecture: str, foreign: bool) -> None:
     python = PYTHON_BASE.replace("ARCH", architecture)
     if not _is_there(python):
         # NumPy is linked to the library of C++; the usual bases have it.
         variant = ["--variant=extract"] if foreign else ["--variant=essential"]
         _make(python, architecture, [*variant, "--include=python3,libstdc++6"])
+
+
+def _make_busybox(architecture: str) -> None:
     busybox = BUSYBOX_BASE.replace("ARCH", architecture)
     if not _is_there(busybox):
         # `extract` takes no package's dependencies: the program is linked statically.
@@ -69,7 +94,8 @@ def make_bases(architecture: str) -> None:
 def _make(name: str, architecture: str, options: list[str], only: tuple[str, ...] = ()) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "root.tar")
-        _run("mmdebstrap", "--quiet", "--mode=root", f"--architectures={architecture}", *options, RELEASE, str(root))
+        command = ["mmdebstrap", "--quiet", "--mode=root", f"--architectures={architecture}", *options]
+        _run(*command, RELEASE, str(root), environment={"SOURCE_DATE_EPOCH": _DATE})
         if only:
             tree = Path(folder, "root")
             tree.mkdir()
@@ -82,7 +108,7 @@ def _make(name: str, architecture: str, options: list[str], only: tuple[str, ...
         try:
             _run("buildah", "add", "--quiet", container, str(root), "/")
             _run("buildah", "config", f"--arch={architecture}", container)
-            _run("buildah", "commit", "--quiet", container, name)
+            _run("buildah", "commit", "--quiet", f"--timestamp={_DATE}", container, name)
         finally:
             _run("buildah", "rm", container)
 

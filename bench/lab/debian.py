@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from bench.lab.programs import one_at_a_time
 
 
 def missing_after_install(packages: Mapping[str, str]) -> str | None:
@@ -14,9 +16,12 @@ def missing_after_install(packages: Mapping[str, str]) -> str | None:
 
     `packages`: what is needed, a program or the path of a file, and the package that has it.
     """
-    lacking = sorted({package for what, package in packages.items() if not _is_there(what)})
-    if not lacking:
-        return None
+    with one_at_a_time("packages"):
+        lacking = sorted({package for what, package in packages.items() if not _is_there(what)})
+        return _install(lacking) if lacking else None
+
+
+def _install(lacking: Sequence[str]) -> str | None:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         return f"{', '.join(lacking)} of Debian are needed, and only root can install them, by apt-get"
     install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *lacking]
