@@ -74,7 +74,7 @@ class Helm:
         return done.stdout
 
     def render(self, values: Mapping[str, Any] | None = None, *options: str, chart: Path = CHART) -> str:
-        """The chart's objects as YAML, without its hooks unless `options` say so."""
+        """The chart's objects as YAML, its hooks too unless `options` say so."""
         where = (f"--namespace={NAMESPACE}", f"--kube-version={KUBE_VERSION}")
         return self("template", RELEASE, str(chart), *where, *options, values=values)
 

@@ -26,6 +26,12 @@ ACCOUNT = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/vllm-rightsizer-recom
 MANIFESTS = ROOT / "deploy" / "kubernetes"
 HASTY = {"observationWindow": "24s", "windowCoverage": 5, "minRequests": 100}
 """A policy of a day of seconds."""
+RULE_OF_CLAIMS = {
+    "apiGroups": ["resource.k8s.io"],
+    "resources": ["resourceclaimtemplates"],
+    "verbs": ["list", "watch", "create", "delete"],
+}
+"""What the chart adds to the rights of its defaults where GPUs are allocated by claims."""
 
 
 def install(plane: ControlPlane) -> None:
@@ -46,6 +52,15 @@ def kubeconfig(plane: ControlPlane, folder: Path, url: str | None = None) -> Pat
     return file
 
 
+def install_claims(plane: ControlPlane) -> None:
+    """And that rule."""
+    group, name = "rbac.authorization.k8s.io", "vllm-rightsizer-recommender-claims"
+    account = {"kind": "ServiceAccount", "name": "vllm-rightsizer-recommender", "namespace": NAMESPACE}
+    binding = {"roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name}, "subjects": [account]}
+    for kind, said in (("ClusterRole", {"rules": [RULE_OF_CLAIMS]}), ("ClusterRoleBinding", binding)):
+        plane.client.apply({"apiVersion": f"{group}/v1", "kind": kind, "metadata": {"name": name}, **said})
+
+
 class RecommenderProcess:
     """`vllm-rightsizer recommender` with the rights that are shipped."""
 
@@ -61,7 +76,7 @@ class RecommenderProcess:
     def start(self, *more: str, leads: bool = True) -> None:
         """Until it is ready, and leads unless it is to stand by."""
         arguments = ["-m", "vllm_rightsizer", "recommender", f"--kubeconfig={self._kubeconfig}", "--context=lab"]
-        arguments += [f"--history={self.history}", f"--port={self.port}", "--api", *more]
+        arguments += [f"--history={self.history}", f"--port={self.port}", "--api", "--no-gpu-claims", *more]
         self.program = start(Path(sys.executable), arguments, self._folder)
         self._plane.wait_for(
             lambda: self.answer("/readyz") == "ok" and (self.leads() or not leads), "ready recommender", self.program

@@ -1,4 +1,4 @@
-"""Autoscalers on a real API server: our examples are valid, and those that go by a pool's usage are pointed out."""
+"""Autoscalers on a real API server: our examples are valid, and those that a smaller pool misleads are pointed out."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ SCALED_OBJECTS = "/apis/keda.sh/v1alpha1/namespaces/{}/scaledobjects"
 KEDA = "keda.sh_scaledobjects.yaml"
 LLAMA = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "llama"}
 USAGE = "vllm:kv_cache_usage_perc"
+MEMORY = "DCGM_FI_DEV_FB_USED_PERCENT"
 
 
 def accepted(plane: ControlPlane, path: str, example: Path) -> Raw:
@@ -64,19 +65,26 @@ def recommender(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) ->
         yield made
 
 
-def figure(recommender: RecommenderProcess, namespace: str, name: str) -> float | None:
-    """The value of the namespace's one series of that name."""
+def figure(recommender: RecommenderProcess, name: str, **labels: str) -> float | None:
+    """The value of the one series of that name with these labels."""
     for line in recommender.answer("/metrics").splitlines():
-        if line.startswith(f"vllm_rightsizer_workload_{name}{{") and f'namespace="{namespace}"' in line:
+        wanted = (f'{label}="{value}"' in line for label, value in labels.items())
+        if line.startswith(f"vllm_rightsizer_workload_{name}{{") and all(wanted):
             return float(line.rpartition(" ")[2])
     return None
 
 
-def test_one_that_goes_by_the_usage_is_pointed_out(crds: ControlPlane, recommender: RecommenderProcess) -> None:
+def test_one_that_goes_by_the_usage_or_by_gpu_memory_is_pointed_out(
+    crds: ControlPlane, recommender: RecommenderProcess
+) -> None:
     """In a condition, an Event and a metric, for as long as it does."""
     # Nobody is to make pods, or remove ours.
     crds.stop_controller_manager()
     namespace, client = opted_in(crds, "autoscaled", "scaled"), crds.client
+
+    def conflicts(reason: str) -> float | None:
+        return figure(recommender, "autoscaler_conflicts", namespace=namespace, reason=reason)
+
     template = {"metadata": {"labels": {"a": "llama"}}, "spec": {"containers": [{"name": "vllm", "image": "i"}]}}
     spec = {"replicas": 1, "selector": {"matchLabels": {"a": "llama"}}, "template": template}
     owner = client.apply(
@@ -94,7 +102,7 @@ def test_one_that_goes_by_the_usage_is_pointed_out(crds: ControlPlane, recommend
         pod["metadata"]["ownerReferences"] = [{**LLAMA, "uid": owner["metadata"]["uid"], "controller": True}]
         client.create(f"/api/v1/namespaces/{namespace}/pods", pod)
         run(crds, namespace, "llama-0")
-        crds.wait_for(lambda: figure(recommender, namespace, "kv_demand_ratio") == 0.25, "ratio", seconds=60)
+        crds.wait_for(lambda: figure(recommender, "kv_demand_ratio", namespace=namespace) == 0.25, "ratio", seconds=60)
         assert condition(found(crds, path), "AutoscalerConflict") == {}
 
         target = {"type": "AverageValue", "averageValue": "800m"}
@@ -107,14 +115,29 @@ def test_one_that_goes_by_the_usage_is_pointed_out(crds: ControlPlane, recommend
         assert (said["status"], said["reason"]) == ("True", "ScaledByPoolUsage")
         assert f"HorizontalPodAutoscaler busy by {USAGE}" in said["message"]
         assert told(crds, namespace, path.rpartition("/")[2], "ScaledByPoolUsage")["type"] == "Warning"
-        assert figure(recommender, namespace, "autoscaler_conflicts") == 1
+        crds.wait_for(lambda: conflicts("ScaledByPoolUsage") == 1, "count", seconds=60)
+
+        metric["pods"]["metric"]["name"] = MEMORY
+        client.patch(f"{HPAS.format(namespace)}/busy", {"spec": {"metrics": [metric]}})
+        crds.wait_for(
+            lambda: condition(found(crds, path), "AutoscalerConflict").get("reason") == "ScaledByGPUMemory",
+            "other reason",
+            seconds=60,
+        )
+        crds.wait_for(lambda: conflicts("ScaledByGPUMemory") == 1, "count", seconds=60)
+        assert conflicts("ScaledByPoolUsage") is None
+        said = condition(found(crds, path), "AutoscalerConflict")
+        assert f"HorizontalPodAutoscaler busy by {MEMORY}. A smaller KV cache lowers" in said["message"]
+        assert told(crds, namespace, path.rpartition("/")[2], "ScaledByGPUMemory")["type"] == "Warning"
 
         metric["pods"]["metric"]["name"] = "vllm:num_requests_waiting"
         client.patch(f"{HPAS.format(namespace)}/busy", {"spec": {"metrics": [metric]}})
         crds.wait_for(lambda: not condition(found(crds, path), "AutoscalerConflict"), "end of it", seconds=60)
-        crds.wait_for(lambda: figure(recommender, namespace, "autoscaler_conflicts") is None, "end of it", seconds=60)
+        crds.wait_for(lambda: conflicts("ScaledByGPUMemory") is None, "end of it", seconds=60)
         client.delete(f"/api/v1/namespaces/{namespace}/pods/llama-0", gracePeriodSeconds="0")
-        crds.wait_for(lambda: figure(recommender, namespace, "kv_demand_ratio") is None, "end of the ratio", seconds=60)
+        crds.wait_for(
+            lambda: figure(recommender, "kv_demand_ratio", namespace=namespace) is None, "end of the ratio", seconds=60
+        )
 
 
 @pytest.mark.e2e
@@ -127,7 +150,8 @@ async def test_scaled_objects(crds: ControlPlane, request: pytest.FixtureRequest
     scaled_objects = SCALED_OBJECTS.format(namespace)
     crds.wait_for(lambda: crds.exists(scaled_objects), "ScaledObject")
     made = accepted(crds, scaled_objects, EXAMPLES / "autoscaling-keda.yaml")
-    for name, query in (("harmless", "sum(vllm:num_requests_waiting)"), ("busy", f"max({USAGE})")):
+    queries = {"harmless": "sum(vllm:num_requests_waiting)", "busy": f"max({USAGE})", "full": f"avg({MEMORY})"}
+    for name, query in queries.items():
         made["metadata"] = {"name": name}
         made["spec"]["triggers"][0]["metadata"]["query"] = query
         crds.client.create(scaled_objects, made)
@@ -141,9 +165,10 @@ async def test_scaled_objects(crds: ControlPlane, request: pytest.FixtureRequest
 
     try:
         async with objects.following(), asyncio.timeout(60):
-            while not objects.synced or kept() != ["busy"]:
+            while not objects.synced or kept() != ["busy", "full"]:
                 await asyncio.sleep(0.05)
-            crds.client.delete(f"{scaled_objects}/busy")
+            for name in kept():
+                crds.client.delete(f"{scaled_objects}/{name}")
             while kept():
                 await asyncio.sleep(0.05)
     finally:

@@ -29,14 +29,23 @@ pytestmark = pytest.mark.e2e
 Raw = dict[str, Any]
 
 HERE = Path(__file__).parent / "chart_cases"
+DASHBOARD = CHART.parent / "grafana" / "vllm-rightsizer.json"
 FOREIGN = ("podmonitors", "prometheusrules", "servicemonitors")
+REGISTRY = {"image": {"registry": "registry.example/team"}}
 STRICT = "rendered-restricted"
 """A namespace that warns of every pod which Pod Security's strictest level would refuse."""
 
 CASES: dict[str, Raw] = {
     "observe-only": {"vllm": {"observability": {"enabled": False}}},
-    "init-container": {"vllm": {"injection": {"way": "init-container", "initContainer": {"memory": "128Mi"}}}},
-    "image-volume": {"vllm": {"injection": {"way": "image-volume", "image": {"digest": f"sha256:{'0' * 64}"}}}},
+    "registry": {"image": {"registry": "registry.example:5000/team/"}},
+    "init-container": {
+        **REGISTRY,
+        "vllm": {"injection": {"way": "init-container", "initContainer": {"memory": "128Mi"}}},
+    },
+    "image-volume": {
+        "image": {"registry": "registry.example/team", "digest": f"sha256:{'1' * 64}"},
+        "vllm": {"injection": {"way": "image-volume", "image": {"digest": f"sha256:{'0' * 64}"}}},
+    },
     "opt-out": {"webhook": {"scope": "OptOut"}},
     "automation": {
         "clusterAutomation": {
@@ -70,9 +79,30 @@ CASES: dict[str, Raw] = {
         }
     },
     "several-recommenders": {
-        "recommender": {"replicas": 2, "persistence": {"accessModes": ["ReadWriteMany"]}, "openCost": "http://opencost:9003"}
+        "recommender": {
+            "replicas": 2,
+            "persistence": {"enabled": False},
+            "prometheus": {"url": "http://prometheus.monitoring:9090"},
+            "openCost": "http://opencost:9003",
+        }
+    },
+    "no-election": {"recommender": {"leaderElection": False, "persistence": {"enabled": False}}},
+    "claims": {"clusterAutomation": {"vllm": {"emitter": "dra"}}},
+    "labels": {
+        "commonLabels": {"team": "inference"},
+        "webhook": {
+            "podLabels": {"sidecar": "no"},
+            "podAnnotations": {"example.com/scan": "true"},
+            "serviceAccount": {"name": "admission", "annotations": {"example.com/identity": "admission"}},
+        },
+        "recommender": {
+            "podLabels": {"sidecar": "no"},
+            "podAnnotations": {"example.com/scan": "true"},
+            "serviceAccount": {"name": "sizing"},
+        },
     },
     "network-policies": {
+        "recommender": {"prometheus": {"url": "https://thanos.example/api"}, "openCost": "http://opencost:9003"},
         "networkPolicy": {
             "enabled": True,
             "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
@@ -85,7 +115,12 @@ CASES: dict[str, Raw] = {
         }
     },
     "placement": {
-        "image": {"registry": "registry.example/tools", "tag": "0.1.0-1", "pullSecrets": [{"name": "registry"}]},
+        "image": {
+            "registry": "registry.example/tools",
+            "tag": "0.1.0-1",
+            "pullPolicy": "Always",
+            "pullSecrets": [{"name": "registry"}],
+        },
         "webhook": {
             "replicas": 1,
             "drainSeconds": 30,
@@ -103,8 +138,10 @@ CASES: dict[str, Raw] = {
         "recommender": {"persistence": {"existingClaim": "measurements"}, "tolerations": [{"operator": "Exists"}]},
     },
 }  # fmt: skip
+ON_PROMETHEUS = {"persistence": {"enabled": False}, "prometheus": {"url": "http://prometheus.monitoring:9090"}}
 MORE: dict[str, Raw] = {
     "rules": {"metrics": {"prometheusRule": {"enabled": True}}},
+    "dashboard": {"metrics": {"dashboard": {"enabled": True, "annotations": {"grafana_folder": "vLLM"}}}},
     "names": {
         "fullnameOverride": "sizes",
         "nameOverride": "sizing",
@@ -172,7 +209,8 @@ def test_it_fits_together(helm: Helm, case: str) -> None:
         if one["kind"] == "Deployment":
             spec = one["spec"]["template"]["spec"]
             assert ("ServiceAccount", spec["serviceAccountName"]) in names
-            assert one["spec"]["selector"]["matchLabels"] == one["spec"]["template"]["metadata"]["labels"]
+            labels = one["spec"]["template"]["metadata"]["labels"]
+            assert one["spec"]["selector"]["matchLabels"].items() <= labels.items()
         elif one["kind"].endswith("Binding"):
             assert (one["roleRef"]["kind"], one["roleRef"]["name"]) in names
             assert ("ServiceAccount", one["subjects"][0]["name"]) in names
@@ -187,8 +225,9 @@ def test_it_fits_together(helm: Helm, case: str) -> None:
                 # A ServiceMonitor's job is called as its Service.
                 job = one["metadata"]["name"]
                 assert f'--prometheus-recommender-matcher=job="{job}"' in target["args"]
-    [elected] = [one for one in found if one["kind"] == "Role" and one["metadata"]["name"].endswith("-recommender")]
-    assert elected["rules"][-1]["resourceNames"] == [LEASE]
+    for one in found:
+        if one["kind"] == "Role" and one["metadata"]["name"].endswith("-recommender"):
+            assert one["rules"][-1]["resourceNames"] == [LEASE]
     [configuration] = [one for one in found if one["kind"] == "MutatingWebhookConfiguration"]
     called = configuration["webhooks"][0]["clientConfig"]["service"]["name"]
     assert ("Service", called) in names
@@ -211,6 +250,14 @@ def test_the_rules_are_those_of_prometheus(helm: Helm) -> None:
     assert made["metadata"]["labels"]["release"] == "prometheus"
 
 
+def test_the_dashboard_is_that_of_grafana(helm: Helm) -> None:
+    values = {"metrics": {"dashboard": {"enabled": True, "namespace": "monitoring"}}}
+    [made] = [one for one in _documents(helm.render(values)) if one["kind"] == "ConfigMap"]
+    assert (made["metadata"]["namespace"], made["metadata"]["labels"]["grafana_dashboard"]) == ("monitoring", "1")
+    [text] = made["data"].values()
+    assert text == DASHBOARD.read_text().rstrip("\n")
+
+
 @pytest.fixture(scope="module")
 def takes_everything(crds: ControlPlane, request: pytest.FixtureRequest) -> ControlPlane:
     """The API server, which knows the kinds of cert-manager and of Prometheus' operator, too."""
@@ -228,7 +275,7 @@ def takes_everything(crds: ControlPlane, request: pytest.FixtureRequest) -> Cont
     return crds
 
 
-@pytest.mark.parametrize("case", [*CASES, "rules", "names"])
+@pytest.mark.parametrize("case", [*CASES, *MORE])
 def test_the_api_server_takes_it(takes_everything: ControlPlane, helm: Helm, case: str) -> None:
     """Every field of every object is one that it knows, hooks too; and no pod is one that `restricted` refuses."""
     client = takes_everything.client
@@ -283,8 +330,16 @@ def test_a_scope_is_what_the_api_server_selects(crds: ControlPlane, helm: Helm, 
         ({"webhook": {"scope": "optin"}}, "scope"),
         ({"policies": {"calm": {"percentile": 98}}}, "percentile"),
         ({"clusterAutomation": {"vllm": {"emitter": "mig"}}}, "emitter"),
-        ({"recommender": {"replicas": 2}}, "ReadWriteMany"),
+        ({"webhook": {"serviceAccounts": {"name": "x"}}}, "serviceAccounts"),
+        ({"image": {"registry": "https://registry.example"}}, "registry"),
+        ({"vllm": {"injection": {"image": {"registry": "registry.example"}}}}, "registry"),
+        ({"commonLabels": {"app.kubernetes.io/name": "mine"}}, "app.kubernetes.io/name"),
+        ({"recommender": {"replicas": 2}}, r"SQLite .*persistence\.enabled=false"),
+        ({"recommender": {"replicas": 2, "persistence": {"accessModes": ["ReadWriteMany"]}}}, "SQLite"),
         ({"recommender": {"replicas": 2, "persistence": {"enabled": False}}}, "prometheus.url"),
+        ({"recommender": {"replicas": 2, "leaderElection": False, **ON_PROMETHEUS}}, "leaderElection: without it"),
+        ({"vllm": {"injection": {"way": "init-container"}}}, "image.registry"),
+        ({"vllm": {"injection": {"way": "image-volume"}}}, "image.registry"),
     ],
 )
 def test_helm_refuses_what_may_not_be_said(helm: Helm, values: Raw, said: str) -> None:

@@ -14,7 +14,18 @@ from bench.lab.webhook import Webhook
 from recommender.api.workloads import WorkloadRef
 from vllm_plugin import names
 
-from .recommenders import HASTY, RecommenderProcess, found, install, measured_pod, opted_in, path_of, put_policy, run
+from .recommenders import (
+    HASTY,
+    RecommenderProcess,
+    found,
+    install,
+    install_claims,
+    measured_pod,
+    opted_in,
+    path_of,
+    put_policy,
+    run,
+)
 
 LLAMA = WorkloadRef("", "Pod", "llama")
 TEMPLATES = "/apis/resource.k8s.io/v1/namespaces/{}/resourceclaimtemplates"
@@ -23,10 +34,11 @@ TEMPLATES = "/apis/resource.k8s.io/v1/namespaces/{}/resourceclaimtemplates"
 @pytest.fixture
 def recommender(controllers: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecommenderProcess]:
     install(controllers)
+    install_claims(controllers)
     put_policy(controllers, "hasty-claims", **HASTY)
     made = RecommenderProcess(controllers, tmp_path_factory.mktemp("claims"))
     try:
-        made.start()
+        made.start("--gpu-claims")
         yield made
     finally:
         made.stop()

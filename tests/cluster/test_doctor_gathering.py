@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
+import signal
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from bench.lab.client import documents
@@ -28,6 +31,7 @@ from recommender.leading import LEASE
 from vllm_plugin.names import API_VERSION, LABEL_INJECT
 from vllm_rightsizer.cli import app
 from vllm_rightsizer.errors import UserError
+from webhook.pairs import new_authority, pem_of
 
 from .pods import OPTED_IN, injected, tried, vllm_pod
 
@@ -162,6 +166,20 @@ def webhook_killed(plane: ControlPlane, webhook: Webhook) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def bundle_of_before(plane: ControlPlane, webhook: Webhook) -> Iterator[None]:
+    """Somebody writes the authority of a former installation, while the webhook hangs."""
+    right = webhook.published()
+    os.kill(webhook.pid, signal.SIGSTOP)
+    try:
+        webhook.publish(pem_of(new_authority(datetime.now(UTC)).certificate))
+        yield
+    finally:
+        os.kill(webhook.pid, signal.SIGCONT)
+        plane.wait_for(lambda: webhook.published() == right, "authority that the webhook writes back", seconds=30)
+        plane.wait_for(lambda: injected(tried(plane, CHAT, vllm_pod())), "call of the webhook")
+
+
+@contextlib.contextmanager
 def no_endpoint(plane: ControlPlane, webhook: Webhook) -> Iterator[None]:
     webhook.leave()
     try:
@@ -226,13 +244,54 @@ def pod_that_is_refused(plane: ControlPlane, _webhook: Webhook) -> Iterator[None
         plane.client.delete(f"{path}/llama", gracePeriodSeconds="0")
 
 
+@contextlib.contextmanager
+def application_that_heals(plane: ControlPlane, _webhook: Webhook) -> Iterator[None]:
+    """What Argo CD's controller would write of an Application, and its kind with no more than its name."""
+    definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    path = "/apis/argoproj.io/v1alpha1/namespaces/default/applications"
+    plane.client.create(definition, APPLICATIONS)
+    plane.wait_for(lambda: plane.exists(path), "Applications", seconds=30)
+    seen = {"kind": "MutatingWebhookConfiguration", "name": "vllm-rightsizer", "status": "OutOfSync"}
+    plane.client.create(
+        path,
+        {
+            "apiVersion": "argoproj.io/v1alpha1",
+            "kind": "Application",
+            "metadata": {"name": "platform"},
+            "spec": {"syncPolicy": {"automated": {"selfHeal": True}}},
+            "status": {"resources": [seen]},
+        },
+    )
+    try:
+        yield
+    finally:
+        plane.client.delete(f"{definition}/{APPLICATIONS['metadata']['name']}")
+        plane.wait_for(lambda: not plane.exists(path), "end of Applications", seconds=30)
+
+
+OPEN = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+APPLICATIONS: Raw = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "applications.argoproj.io"},
+    "spec": {
+        "group": "argoproj.io",
+        "names": {"plural": "applications", "kind": "Application"},
+        "scope": "Namespaced",
+        "versions": [{"name": "v1alpha1", "served": True, "storage": True, "schema": OPEN}],
+    },
+}
+
+
 @pytest.mark.parametrize(
     ("fault", "finding", "seen"),
     [
+        (application_that_heals, "GitOpsFights", "Application default/platform calls it OutOfSync"),
         (failure_policy, "FailurePolicyChanged", "failurePolicy is Fail"),
         (definition_of_before, "DefinitionOld", "v1alpha1.spec.caution"),
         (right_taken_away, "RightsMissing", "list, watch pods"),
         (webhook_killed, "WebhookUnreachable", "came back without the plugin"),
+        (bundle_of_before, "AuthorityWrong", "does not verify the webhook's certificate"),
         (no_endpoint, "WebhookWithoutEndpoints", "no ready endpoint"),
         (stale_lease, "RecommenderNotLeading", "one holds it"),
         (nobody_opted_in, "NobodyOptedIn", LABEL_INJECT),
@@ -251,6 +310,15 @@ def test_fault_is_named_first(webhook: Webhook, fault: Fault, finding: str, seen
     # What was mended is found no more.
     lease(webhook.plane, datetime.now(UTC))
     assert examined(webhook.plane.kubeconfig) == (0, [])
+
+
+def test_findings_as_yaml(webhook: Webhook) -> None:
+    with failure_policy(webhook.plane, webhook):
+        arguments = ["doctor", "--kubeconfig", str(webhook.plane.kubeconfig), "-o", "yaml"]
+        [found] = YAML(typ="safe").load(CliRunner().invoke(app, arguments).stdout)["findings"]
+    assert found["name"] == "FailurePolicyChanged"
+    patch = found["fix"].partition(" -p ")[2].strip("'")
+    assert json.loads(patch)[0]["value"] == "Ignore"
 
 
 def test_what_a_user_must_not_see_is_said_and_no_more(webhook: Webhook) -> None:

@@ -80,7 +80,7 @@ class Prometheus:
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """Labels and value of each series of an instant query."""
         where = f"http://127.0.0.1:{self.port}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(where, timeout=10) as answer:
+        with urllib.request.urlopen(where, timeout=30) as answer:
             result = json.loads(answer.read())["data"]["result"]
         return [(series["metric"], float(series["value"][1])) for series in result]
 
@@ -89,7 +89,7 @@ class Prometheus:
         return value
 
     def becomes(self, expression: str, expected: float) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         seen: Any = None
         while time.monotonic() < deadline:
             try:
@@ -124,7 +124,7 @@ def prometheus(engines: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         yield Prometheus(port)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)
         exporter._step_down()
 
 

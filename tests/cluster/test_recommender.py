@@ -74,6 +74,10 @@ def test_from_a_deployment_to_its_recommendation(controllers: ControlPlane, reco
         assert event["involvedObject"]["uid"] == made["metadata"]["uid"]
         assert "KV cache" in event["message"]
 
+        assert (made["status"]["replicas"], made["status"]["gpus"]) == (1, 1)
+        client.patch(f"/apis/apps/v1/namespaces/{namespace}/deployments/llama", {"spec": {"replicas": 2}})
+        plane.wait_for(lambda: found(plane, path)["status"]["replicas"] == 2, "second pod in the status", seconds=60)
+
         [listed] = answered(recommender, f"workloads?namespace={namespace}")["workloads"]
         assert (listed["name"], listed["paused"]) == ("llama", True)
         assert listed["target"]["kvBytes"] > 0

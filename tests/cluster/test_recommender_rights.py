@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
 from bench.lab.control_plane import ControlPlane
@@ -14,7 +15,7 @@ from recommender.api.apiserver.reflector import Pace
 from recommender.cluster_objects import ClusterObjects
 from recommender.telemetry import Telemetry
 
-from .recommenders import MANIFESTS
+from .recommenders import MANIFESTS, RULE_OF_CLAIMS
 from .waiting import until
 
 ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterrole"
@@ -23,9 +24,10 @@ PLURALS = ("horizontalpodautoscalers", "scaledobjects", "resourceclaimtemplates"
 
 
 def shipped(without: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """The rules of the ClusterRole that is shipped, less those on some resources."""
+    """The rules of the ClusterRole that is shipped, that on claims included, less those on some resources."""
     documents = YAML(typ="safe", pure=True).load_all(MANIFESTS / "recommender-rbac.yaml")
     [rules] = [one["rules"] for one in documents if one["kind"] == "ClusterRole"]
+    rules = [*rules, RULE_OF_CLAIMS]
     kept = [{**rule, "resources": [one for one in rule["resources"] if one not in without]} for rule in rules]
     return [rule for rule in kept if rule["resources"]]
 
@@ -42,12 +44,12 @@ def grant(plane: ControlPlane, name: str, rules: list[dict[str, Any]]) -> None:
 
 @asynccontextmanager
 async def reading(
-    plane: ControlPlane, name: str, without: tuple[str, ...]
+    plane: ControlPlane, name: str, without: tuple[str, ...], **options: bool
 ) -> AsyncIterator[tuple[ClusterObjects, Telemetry]]:
     grant(plane, name, shipped(without))
     telemetry = Telemetry()
     server = await ApiServer.connect(plane.kubeconfig_of(name, plane.user(name)))
-    objects = ClusterObjects(server, telemetry, Pace(first_delay=0.05, look_again=0.2))
+    objects = ClusterObjects(server, telemetry, Pace(first_delay=0.05, look_again=0.2), **options)
     try:
         async with objects.following():
             yield objects, telemetry
@@ -88,3 +90,16 @@ async def test_what_it_needs_is_named(crds: ControlPlane) -> None:
         grant(crds, "without-nodes", shipped())
         await until(lambda: objects.synced and objects.trouble is None)
         assert not refused(objects, telemetry)
+
+
+async def test_what_it_is_started_without_is_left_alone(crds: ControlPlane) -> None:
+    """No right is missed, nothing is refused again and again, and who would write such an object is told why not."""
+    left_out = ("configmaps", "resourceclaimtemplates")
+    async with reading(crds, "started-without", left_out, plugin_maps=False, gpu_claims=False) as (objects, telemetry):
+        await until(lambda: objects.synced and objects.trouble is None)
+        assert not refused(objects, telemetry)
+        for kind, option in (("ConfigMap", "--no-plugin-maps"), ("ResourceClaimTemplate", "--no-gpu-claims")):
+            assert objects.list(kind) == []
+            assert objects.get(kind, "chat", "any") is None
+            with pytest.raises(PermissionError, match=f"it was started with {option}"):
+                objects.apply({"kind": kind, "metadata": {"namespace": "chat", "name": "any"}})

@@ -32,15 +32,62 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
 {{- end }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
-{{/* Of a list of the chart's context and one of its images. */}}
+{{/* How the plugin comes into pods. */}}
+{{- define "rightsizer.way" -}}
+{{- .Values.vllm.observability.enabled | ternary .Values.vllm.injection.way "none" -}}
+{{- end -}}
+
+{{/* Whether GPUs may be allocated by claims: yes, or nothing. */}}
+{{- define "rightsizer.claims" -}}
+{{- if or .Values.recommender.gpuClaims (eq .Values.clusterAutomation.vllm.emitter "dra") }}yes{{ end -}}
+{{- end -}}
+
+{{/* Labels and annotations of the pods of one component: of the chart's context with `component`, and of the values of
+what they belong to. */}}
+{{- define "rightsizer.podMetadata" -}}
+{{- $root := index . 0 -}}
+{{- $own := index . 1 -}}
+labels: {{- merge (include "rightsizer.selector" $root | fromYaml) $own.podLabels $root.Values.commonLabels | toYaml | nindent 2 }}
+{{- with $own.podAnnotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The name of a component's ServiceAccount, of the same two. */}}
+{{- define "rightsizer.account" -}}
+{{- $root := index . 0 -}}
+{{- (index . 1).serviceAccount.name | default (printf "%s-%s" (include "rightsizer.fullname" $root) $root.component) -}}
+{{- end -}}
+
+{{/* That ServiceAccount. */}}
+{{- define "rightsizer.serviceAccount" -}}
+{{- $root := index . 0 -}}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ include "rightsizer.account" . }}
+  namespace: {{ $root.Release.Namespace }}
+  labels: {{- include "rightsizer.labels" $root | nindent 4 }}
+  {{- with (index . 1).serviceAccount.annotations }}
+  annotations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}
+
+{{/* Of a list of the chart's context and one of its images; without a registry as `make images` calls it. */}}
 {{- define "rightsizer.image" -}}
 {{- $root := index . 0 -}}
 {{- $image := index . 1 -}}
-{{- with $image.registry }}{{ trimSuffix "/" . }}/{{ end -}}
-{{- $image.repository -}}
+{{- $root.Values.image.registry | default "vllm-rightsizer" | trimSuffix "/" }}/{{ $image.repository -}}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Chart.AppVersion }}{{ end -}}
+{{- end -}}
+
+{{- define "rightsizer.pullPolicy" -}}
+{{- .Values.image.pullPolicy | default (empty .Values.image.registry | ternary "Never" "IfNotPresent") -}}
 {{- end -}}
 
 {{- define "rightsizer.podSecurityContext" -}}
@@ -90,7 +137,7 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{/* Of a ServiceAccount, a role of the same name, and what binds them; `kind` is ClusterRole or Role. */}}
+{{/* What binds the role `name` to the ServiceAccount `account`; `kind` is ClusterRole or Role. */}}
 {{- define "rightsizer.binding" -}}
 apiVersion: rbac.authorization.k8s.io/v1
 kind: {{ .kind }}Binding
@@ -106,6 +153,6 @@ roleRef:
   name: {{ .name }}
 subjects:
   - kind: ServiceAccount
-    name: {{ .name }}
+    name: {{ .account }}
     namespace: {{ .Release.Namespace }}
 {{- end -}}

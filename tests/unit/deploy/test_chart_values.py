@@ -113,7 +113,7 @@ def test_what_may_not_be_said(path: str, value: object) -> None:
     assert not VALID.is_valid(_with(path, value))
 
 
-@pytest.mark.parametrize("name", ["webhook-rbac.yaml", "recommender-rbac.yaml"])
+@pytest.mark.parametrize("name", ["webhook-rbac.yaml", "recommender-rbac.yaml", "viewer-rbac.yaml"])
 def test_every_right_says_what_it_is_for(name: str) -> None:
     """In a comment above it; of several for the same purpose, above the first."""
     silent, said = [], False

@@ -1,0 +1,162 @@
+"""Every value of the chart is explained where it stands, and changes something."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from bench.lab.chart import CHART, Helm
+from bench.lab.programs import folder_with
+
+pytestmark = pytest.mark.e2e
+
+Raw = dict[str, Any]
+Place = tuple[str, ...]
+
+FILE = CHART / "values.yaml"
+VALUES: Raw = YAML(typ="safe", pure=True).load(FILE)
+
+TERMS: list[Raw] = [{"key": "gpu", "operator": "Exists"}]
+OTHERS: dict[str, Any] = {
+    "image.digest": f"sha256:{'1' * 64}",
+    "vllm.injection.image.digest": f"sha256:{'1' * 64}",
+    "image.pullPolicy": "Always",
+    "image.pullSecrets": [{"name": "registry"}],
+    "vllm.injection.way": "init-container",
+    "vllm.injection.initContainer.cpu": "200m",
+    "vllm.injection.initContainer.memory": "1Gi",
+    "clusterAutomation.vllm.mode": "DryRun",
+    "clusterAutomation.vllm.emitter": "hami",
+    "clusterAutomation.vllm.customOwnerGroups": [{"name": "by-model", "byLabels": ["model"]}],
+    "policies.default": {"percentile": 100},
+    "prices": {"date": "2026-11-01"},
+    "webhook.scope": "OptOut",
+    "webhook.certManager.issuerRef": {"name": "internal"},
+    "webhook.certManager.duration": "24h",
+    "webhook.certManager.renewBefore": "1h",
+    "recommender.persistence.size": "1Ti",
+    "recommender.persistence.accessModes": ["ReadWriteMany"],
+    "recommender.prometheus.url": "http://prometheus:9090",
+    "recommender.openCost": "http://opencost:9003",
+    "networkPolicy.apiServerPorts": [8443],
+    "networkPolicy.metricsFrom": [{"podSelector": {}}],
+}
+"""A value other than the default, where it cannot be told from that."""
+BY_NAME: dict[str, Any] = {
+    "resources": {"requests": {"cpu": "1"}},
+    "tolerations": TERMS,
+    "affinity": {"nodeAffinity": {}},
+    "topologySpreadConstraints": [],
+    "interval": "1m",
+    "cpu": "2",
+    "memory": "2Gi",
+}
+"""The same by the last part of the name."""
+REGISTRY: Raw = {"image": {"registry": "registry.example/team"}}
+PROMETHEUS: Raw = {"recommender": {"prometheus": {"url": "http://prometheus:9090"}}}
+NEEDED: dict[str, Raw] = {
+    "vllm.injection.way": REGISTRY,
+    "vllm.injection.image": {**REGISTRY, "vllm": {"injection": {"way": "image-volume"}}},
+    "vllm.injection.initContainer": {**REGISTRY, "vllm": {"injection": {"way": "init-container"}}},
+    "webhook.certManager": {"webhook": {"certManager": {"enabled": True}}},
+    "recommender.prometheus": PROMETHEUS,
+    "recommender.prometheus.tokenSecret.key": {
+        "recommender": {"prometheus": {"url": "http://prometheus:9090", "tokenSecret": {"name": "token"}}}
+    },
+    "recommender.prometheus.caConfigMap.key": {
+        "recommender": {"prometheus": {"url": "http://prometheus:9090", "caConfigMap": {"name": "authority"}}}
+    },
+    "recommender.replicas": {"recommender": {"persistence": {"enabled": False}, **PROMETHEUS["recommender"]}},
+    "recommender.podDisruptionBudget": {
+        "recommender": {"replicas": 2, "persistence": {"enabled": False}, **PROMETHEUS["recommender"]}
+    },
+    "networkPolicy": {"networkPolicy": {"enabled": True}},
+    **{
+        f"metrics.{monitor}": {"metrics": {monitor: {"enabled": True}}}
+        for monitor in ("serviceMonitor", "podMonitor", "prometheusRule", "dashboard")
+    },
+}
+"""What must be said besides, by where a name begins; the longest holds."""
+
+
+def _leaves(values: Raw, path: Place = ()) -> Iterator[tuple[Place, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value and name != "resources":
+            yield from _leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
+
+
+LEAVES = dict(_leaves(VALUES))
+
+
+def _another(path: Place, value: Any) -> Any:
+    """Of what the value may be, something else."""
+    name = ".".join(path)
+    if name in OTHERS:
+        return OTHERS[name]
+    if path[-1] in BY_NAME:
+        return BY_NAME[path[-1]]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, str):
+        return "other"
+    return ["other"] if isinstance(value, list) else {"other": "one"}
+
+
+def _merged(values: Raw, path: Place, value: Any) -> Raw:
+    made = copy.deepcopy(values)
+    inner = made
+    for part in path[:-1]:
+        inner = inner.setdefault(part, {})
+    inner[path[-1]] = value
+    return made
+
+
+@pytest.fixture(scope="module")
+def helm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        folder_with("helm")
+    return Helm(tmp_path_factory.mktemp("helm"))
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=".".join)
+def test_it_changes_something(helm: Helm, path: Place) -> None:
+    begins = [".".join(path[:length]) for length in range(len(path), 0, -1)]
+    needed = next((NEEDED[begin] for begin in begins if begin in NEEDED), {})
+    value = LEAVES[path]
+    other = _another(path, value)
+    assert other != value
+    if path in dict(_leaves(needed)):
+        # It is what the others need.
+        needed = {}
+    assert helm.render(_merged(needed, path, other)) != helm.render(needed)
+
+
+def test_it_is_explained() -> None:
+    """By a comment above it, or above the first of a run of values of the same depth, or above what it is part of."""
+    explained: dict[int, bool] = {}
+    """By depth."""
+    missing = []
+    comment = False
+    for line in FILE.read_text().splitlines():
+        if not line.strip():
+            explained, comment = {}, False
+            continue
+        depth = len(line) - len(line.lstrip())
+        if line.lstrip().startswith("#"):
+            comment = True
+            continue
+        above = any(said for other, said in explained.items() if other < depth)
+        explained = {other: said for other, said in explained.items() if other <= depth}
+        explained[depth] = comment or explained.get(depth, False)
+        if not line.rstrip().endswith(":") and not explained[depth] and not above:
+            missing.append(line.strip())
+        comment = False
+    assert missing == []
