@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import uvicorn
-from fastapi import FastAPI, Response
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from fastapi import FastAPI, Request, Response
+from prometheus_client import CollectorRegistry
 
+from recommender.api.metric_pages import metric_page
 from recommender.http_api import ROOT, HttpApi
 
 _PATIENCE_SECONDS = 5
@@ -26,8 +26,9 @@ def probes(
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @application.get("/metrics")
-    async def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        page = metric_page(registry, request.headers.get("accept"), request.headers.get("accept-encoding"))
+        return Response(page.body, headers=page.headers)
 
     def answer(fault: str | None) -> Response:
         return Response(fault or "ok", status_code=503 if fault else 200, media_type="text/plain")

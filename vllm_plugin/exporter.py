@@ -202,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if path == "/metrics":
             try:
-                form = chosen(self.headers.get("Accept"))
+                form = chosen(", ".join(self.headers.get_all("Accept", ())))
                 self._answer(200, form.content_type, self.server.page(form))
             except Exception as error:
                 hook("exporter").count(error)

@@ -18,6 +18,7 @@ PROTOBUF_TYPE = (
 
 _BOUNDS = [repr(bound) for bound in names.REUSE_BUCKET_BOUNDS] + ["+Inf"]
 _TOTAL, _INFO = "_total", "_info"
+_UNITS = ("bytes", "seconds")
 
 
 class Format(NamedTuple):
@@ -77,7 +78,9 @@ def openmetrics(families: Sequence[Family]) -> str:
         for kind, ending in (("counter", _TOTAL), ("info", _INFO)):
             if family.kind == kind and name.endswith(ending):
                 name = name[: -len(ending)]
-        lines += [f"# TYPE {name} {family.kind}", f"# HELP {name} {family.text}", *_lines(family)]
+        lines += [f"# TYPE {name} {family.kind}", f"# HELP {name} {family.text}"]
+        lines += [f"# UNIT {name} {unit}" for unit in _UNITS if name.endswith("_" + unit)]
+        lines += _lines(family)
     return "\n".join([*lines, "# EOF", ""])
 
 

@@ -82,7 +82,7 @@ def families(snapshots: Sequence[Mapping[str, Any]]) -> list[Family]:
             names.ENGINE_INFO,
             "info",
             "How each engine was configured.",
-            (({**labels, **engine["info"]}, 1) for labels, engine in engines),
+            (({**labels, **_readable(engine["info"])}, 1) for labels, engine in engines),
         ),
     ]
     return [family for family in found if family.samples]
@@ -158,9 +158,15 @@ def _builds(snapshots: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         build = {"version": snapshot["version"], "loaded_from": snapshot["loaded_from"]}
         if snapshot.get("pod_uid"):
             build[names.LABEL_POD_UID] = snapshot["pod_uid"]
+        build = _readable(build)
         if build not in found:
             found.append(build)
     return sorted(found, key=lambda build: sorted(build.items()))
+
+
+def _readable(labels: Labels) -> dict[str, str]:
+    """Values as every form can write them: in a path that is no UTF-8, Python keeps bytes that have no character."""
+    return {name: text.encode(errors="replace").decode() for name, text in labels.items()}
 
 
 def _labelled(snapshots: Sequence[Mapping[str, Any]], kind: str, labels: Sequence[str]) -> _Reports:

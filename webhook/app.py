@@ -135,8 +135,9 @@ def create_app(
         return _text("ok\n") if sentence is None else _text(f"{sentence}\n", 503)
 
     @app.get("/metrics")
-    async def page() -> Response:
-        return Response(metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    async def page(request: Request) -> Response:
+        made = metrics.page(request.headers.get("accept"), request.headers.get("accept-encoding"))
+        return Response(made.body, headers=made.headers)
 
     return app
 

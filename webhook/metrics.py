@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from recommender.api.metric_pages import MetricPage, metric_page
 from vllm_plugin.names import PREFIX
 from webhook.reviews import Reason
 
@@ -71,9 +72,9 @@ class Metrics:
     def malformed(self) -> None:
         self._malformed.inc()
 
-    def page(self) -> bytes:
-        """The text that Prometheus scrapes."""
-        return generate_latest(self.registry)
+    def page(self, accept: str | None, accept_encoding: str | None) -> MetricPage:
+        """What Prometheus scrapes, as the headers of its request ask for it."""
+        return metric_page(self.registry, accept, accept_encoding)
 
     def _gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         Gauge(_PREFIX + name, help_text, registry=self.registry).set_function(value)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from recommender.api.plugin_wheel import WHEEL_FILE, plugin_wheel
@@ -50,8 +51,8 @@ def environment(wheel: Path, folder: Path, port: int, **more: str) -> dict[str, 
     return {**kept, **quiet, "PYTHONPATH": str(wheel), names.ENV_PORT: str(port), **more}
 
 
-def get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+def get(url: str, **headers: str) -> str:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
         return str(answer.read().decode())
 
 
@@ -110,7 +111,11 @@ def test_a_server_measures_itself(wheel: Path, model: Path, tmp_path: Path) -> N
             list(clients.map(lambda tokens: complete(api, model, tokens), prompts))
         mine, theirs = read(port, labels=True), read(api, labels=True)
         page = get(f"http://127.0.0.1:{api}/metrics")
+        strict = get(f"http://127.0.0.1:{port}/metrics", Accept="application/openmetrics-text; version=1.0.0")
 
+    families = list(read_openmetrics(strict))
+    assert {sample.name for family in families for sample in family.samples} == {key for key in mine if "/" not in key}
+    assert "info" in {family.type for family in families}
     assert mine[names.LOOKUP_TOKENS] == theirs["vllm:prefix_cache_queries_total"] == sum(map(len, prompts))
     assert mine[names.HIT_TOKENS] == theirs["vllm:prefix_cache_hits_total"] > 0
     assert mine[names.PREEMPTIONS] == theirs["vllm:num_preemptions_total"]

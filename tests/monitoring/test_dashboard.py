@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from ruamel.yaml import YAML
 from stage import Stage, scraped
 from synthetic import pod_object
@@ -33,11 +35,16 @@ HASTY = {"observationWindow": "96s", "windowCoverage": 5, "minRequests": 10, "lo
 
 
 def queries() -> list[str]:
-    """As Grafana would ask them, for all namespaces and workloads."""
+    """Those of all panels."""
     found = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())]
+    return [chosen(text) for text in found]
+
+
+def chosen(text: str) -> str:
+    """As Grafana asks it where all is chosen."""
     for name, value in (("$__rate_interval", "1m"), ("$namespace", ".*"), ("$workload", ".*")):
-        found = [text.replace(name, value) for text in found]
-    return found
+        text = text.replace(name, value)
+    return text
 
 
 def hasty_rules(folder: Path) -> str:
@@ -115,6 +122,12 @@ def test_every_query_of_the_dashboard_finds_something(prometheus: Prometheus) ->
 
 
 def test_the_variables_find_what_there_is(prometheus: Prometheus) -> None:
+    offered = {}
+    for variable in DASHBOARD["templating"]["list"][1:]:
+        selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", chosen(variable["query"])).groups()
+        url = f"{prometheus.url}/api/v1/label/{label}/values"
+        offered[variable["name"]] = httpx.get(url, params={"match[]": selector}, trust_env=False).json()["data"]
+    assert offered == {"namespace": ["chat"], "workload": ["llama"]}
     found = prometheus.query("workload:vllm_rightsizer_pods:count")
     assert [(labels["namespace"], labels["workload"], value) for labels, value in found] == [("chat", "llama", 2)]
 
@@ -135,12 +148,56 @@ def test_of_a_healthy_fleet_nothing_is_told(prometheus: Prometheus) -> None:
     assert told <= {"VLLMRightsizerPodsWithoutPlugin"}
 
 
+def pages(prometheus: Prometheus) -> dict[str, str]:
+    """Where each target's page is, by its job; of the plugins' pages one."""
+    found = {labels["job"]: labels["instance"] for labels, _ in prometheus.query("up")}
+    assert found.keys() == {"vllm-rightsizer-plugin", "recommender", "webhook"}
+    return {job: f"{'https' if job == 'webhook' else 'http'}://{at}/metrics" for job, at in found.items()}
+
+
 def test_promtool_finds_nothing_wrong_with_any_page(prometheus: Prometheus) -> None:
-    targets = prometheus.query("up")
-    assert {labels["job"] for labels, _ in targets} == {"vllm-rightsizer-plugin", "recommender", "webhook"}
-    for labels, _ in targets:
-        scheme = "https" if labels["job"] == "webhook" else "http"
-        text = httpx.get(f"{scheme}://{labels['instance']}/metrics", verify=False, trust_env=False).content
+    for job, url in pages(prometheus).items():
+        text = httpx.get(url, verify=False, trust_env=False).content
         command = [folder_with("promtool") / "promtool", "check", "metrics"]
         done = subprocess.run(command, input=text, capture_output=True, check=False)
-        assert (done.returncode, done.stdout + done.stderr) == (0, b""), labels["job"]
+        assert (done.returncode, done.stdout + done.stderr) == (0, b""), job
+
+
+def test_the_strict_reader_takes_every_page(prometheus: Prometheus) -> None:
+    for job, url in pages(prometheus).items():
+        accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+        answer = httpx.get(url, headers=accept, verify=False, trust_env=False)
+        assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+        assert len(list(read_openmetrics(answer.text))) > 5, job
+
+
+def test_prometheus_reads_the_same_series_in_both_forms(prometheus: Prometheus, tmp_path: Path) -> None:
+    forms = {"text": "PrometheusText0.0.4", "openmetrics": "OpenMetricsText1.0.0"}
+    targets = pages(prometheus)
+    jobs = [
+        {
+            "job_name": f"{job} {form}",
+            "scrape_protocols": [protocol],
+            "scheme": url.partition(":")[0],
+            "tls_config": {"insecure_skip_verify": True},
+            "static_configs": [{"targets": [url.split("/")[2]]}],
+        }
+        for job, url in targets.items()
+        for form, protocol in forms.items()
+    ]
+    other = Prometheus(tmp_path / "forms", {"global": {"scrape_interval": "1s"}, "scrape_configs": jobs})
+    with running(other):
+        other.becomes("count(up == 1)", len(jobs))
+        for job in targets:
+            seen = {
+                form: {
+                    tuple(sorted((name, text) for name, text in labels.items() if name != "job"))
+                    for labels, _ in other.query(f'{{__name__=~"vllm_rightsizer_.+", job="{job} {form}"}}')
+                }
+                for form in forms
+            }
+            assert len(seen["text"]) > 20
+            assert seen["text"] == seen["openmetrics"], job
+        known = httpx.get(f"{other.url}/api/v1/metadata", trust_env=False).json()["data"]
+    units = {unit for one in known["vllm_rightsizer_kv_cache_capacity_bytes"] for unit in [one["unit"]] if unit}
+    assert units == {"bytes"}

@@ -1,4 +1,4 @@
-"""promtool runs the tests of rules and alerts that stand in rules.yaml, and reads each file as Prometheus would."""
+"""promtool runs the tests of rules and alerts that stand beside this file, and reads each file as Prometheus would."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
 
 
-def test_the_rules_record_and_alert_as_they_should() -> None:
-    done = promtool("test", "rules", Path(__file__).with_name("rules.yaml"))
+@pytest.mark.parametrize("name", ["rules", "thresholds"])
+def test_the_rules_record_and_alert_as_they_should(name: str) -> None:
+    done = promtool("test", "rules", Path(__file__).with_name(f"{name}.yaml"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -46,7 +46,7 @@ def exporters() -> Iterator[list[Exporter]]:
 
 def get(port: int, path: str = "/metrics") -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -132,7 +132,7 @@ def test_each_reader_gets_its_form_and_what_that_takes_is_counted(port: int, exp
     for accept in (formats.TEXT_TYPE, formats.OPENMETRICS_TYPE, formats.PROTOBUF_TYPE, names.COMPACT_TYPE):
         before = exporter_module.hook("exporter").seconds
         request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": accept})
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             assert answer.headers["Content-Type"] == accept
             body = answer.read()
         assert body.endswith(b"# EOF\n") == (accept == formats.OPENMETRICS_TYPE)

@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
+import runpy
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
+from metric_pages import PAGES, ROOT
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
-from bench.lab.plugin_pods import PluginPod
-from recommender.api.scopes import Scope
-from recommender.exposition import _INDISPENSABLE_HOOKS
-from recommender.promql.client import PromqlTelemetry
-from recommender.sources import in_folder
-from recommender.telemetry import Telemetry
-from recommender.terms import Terms
-from vllm_plugin import formats, names, page
-from webhook.metrics import Metrics
+from recommender.exposition import INDISPENSABLE_HOOKS
+from vllm_plugin import names
 from webhook.reviews import Reason
 
-ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "deploy" / "prometheus"
 DASHBOARD = ROOT / "deploy" / "grafana" / "vllm-rightsizer.json"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 Raw = dict[str, Any]
 
 _WORD = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
 
 
 @cache
@@ -75,27 +63,15 @@ def queries() -> list[str]:
     return list(expressions(json.loads(DASHBOARD.read_text())))
 
 
-def of_registry(registry: CollectorRegistry) -> Iterator[str]:
-    for family in registry.collect():
-        for suffix in _SUFFIXES[family.type]:
-            yield family.name + suffix
-
-
-@cache
-def servers() -> tuple[CollectorRegistry, CollectorRegistry]:
-    """The recommender's metrics and the webhook's."""
-    recommender = Telemetry()
-    PromqlTelemetry(recommender.registry)
-    Terms(in_folder(ROOT / "deploy" / "examples" / "cluster", Scope.OPT_IN), recommender, lambda _: nullcontext())
-    return recommender.registry, Metrics(dict, lambda: 0.0, lambda: True, lambda: 0).registry
-
-
 @cache
 def exported() -> frozenset[str]:
-    """Every name that the plugin, the recommender and the webhook really have."""
-    text = formats.text(page.families([PluginPod("llama").report()]))
-    plugin = {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
-    return frozenset({*plugin, *(name for registry in servers() for name in of_registry(registry))})
+    """Every name that stands on a page of the plugin, the recommender or the webhook."""
+    found: set[str] = set()
+    for asked in PAGES.values():
+        with asked() as page:
+            text = page({}).text
+        found |= {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
+    return frozenset(found)
 
 
 def unknown(expressions: Iterable[str]) -> set[str]:
@@ -120,23 +96,18 @@ def test_every_recorded_series_is_read_by_something() -> None:
     assert recorded() - set(_WORD.findall(read)) == set()
 
 
-def test_every_metric_of_the_servers_is_on_a_page() -> None:
-    """By its name, or in a table by what follows the prefix of all its metrics."""
-    pages = " ".join(file.read_text() for file in sorted((ROOT / "docs").glob("*.md")))
-    shown = {word for code in re.findall(r"`([^`\n]+)`", pages) for word in _WORD.findall(code)}
-    families = [family for registry in servers() for family in registry.collect()]
-    assert len(families) > 40
-    missing = set()
-    for family in families:
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        short = name.removeprefix(names.PREFIX)
-        if not {name, short, short.removeprefix("recommender_"), short.removeprefix("webhook_")} & shown:
-            missing.add(name)
-    assert missing == set()
-
-
 def test_every_alert_has_a_page_and_every_page_an_alert() -> None:
     assert {rule["alert"] for rule in alerts()} == {file.stem for file in RUNBOOKS.glob("*.md")}
+
+
+def test_every_alert_is_tried_just_beyond_its_threshold() -> None:
+    """And by that just before it: the file's other tests hold that nothing fires."""
+    tests = YAML(typ="safe", pure=True).load(ROOT / "tests" / "monitoring" / "thresholds.yaml")["tests"]
+    expected = [sample["labels"] for test in tests for one in test["promql_expr_test"] for sample in one["exp_samples"]]
+    assert {found for text in expected for found in re.findall(r'alertname="(\w+)"', text)} == {
+        rule["alert"] for rule in alerts()
+    }
+    assert sum(not one["exp_samples"] for test in tests for one in test["promql_expr_test"]) >= 4
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda rule: rule["alert"])
@@ -170,14 +141,35 @@ def test_alerts_know_the_hooks_and_reasons_that_matter() -> None:
         [found] = re.findall(r'=~"([^"]+)"', by_name[alert])
         return set(found.split("|"))
 
-    assert alternatives("VLLMRightsizerHookOff") == set(_INDISPENSABLE_HOOKS)
+    assert alternatives("VLLMRightsizerHookOff") == set(INDISPENSABLE_HOOKS)
     assert alternatives("VLLMRightsizerWebhookFailsOpen") < {reason.value for reason in Reason}
 
 
-def test_the_dashboard_is_what_its_script_prints() -> None:
-    script = ROOT / ".ci" / "grafana-dashboard"
-    printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
-    assert DASHBOARD.read_text() == printed, "run .ci/grafana-dashboard > deploy/grafana/vllm-rightsizer.json"
+def test_the_dashboard_is_what_its_script_makes() -> None:
+    made = runpy.run_path(str(ROOT / ".ci" / "grafana-dashboard"))
+    for file in made["FILES"]:
+        assert json.loads(file.read_text()) == made["DASHBOARD"], "run .ci/grafana-dashboard"
+
+
+def test_the_dashboard_is_bound_to_no_installation() -> None:
+    """Neither to a data source nor to the names of jobs; and it explains itself."""
+    dashboard = json.loads(DASHBOARD.read_text())
+    assert [one for one in queries() if re.search(r"\b(job|instance|cluster)\s*[=!]", one)] == []
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    sourced = [*panels, *(one for panel in panels for one in panel["targets"]), *dashboard["templating"]["list"][1:]]
+    assert {one["datasource"]["uid"] for one in sourced} == {"${datasource}"}
+    assert dashboard["templating"]["list"][0]["type"] == "datasource"
+    for panel in panels:
+        assert panel["description"], panel["title"]
+        defaults = panel["fieldConfig"]["defaults"]
+        assert defaults["unit"], panel["title"]
+        assert panel["type"] != "stat" or defaults["thresholds"]["steps"], panel["title"]
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def test_the_dashboard_shows_every_alert() -> None:
+    [shown] = [found for text in queries() for found in re.findall(r'ALERTS\{alertname=~"([^"]+)"', text)]
+    assert [rule["alert"] for rule in alerts() if not re.fullmatch(shown, rule["alert"])] == []
 
 
 def test_panels_of_the_dashboard_lie_side_by_side() -> None:
