@@ -27,7 +27,8 @@ LEFT_OUT = """\
 What is not in this bundle:
 - Secrets: none was kept; of the webhook's, only the public certificate was looked at, and it is not here either.
 - Values of environment variables of all containers, literal ones and references: their names are here.
-- Values in commands and arguments behind a word such as key, token, secret or password.
+- Values in commands, arguments, messages and logs behind an option or a variable whose name has a word such as key,
+  token, secret, password or header in it; users and passwords in addresses; what looks like a token.
 - Annotations of others, arguments as they were before the webhook changed them, headers of probes, managed fields.
 - ConfigMaps' contents; Pods of namespaces that have not opted in; objects of kinds that are not ours.
 """
@@ -43,9 +44,18 @@ _KEPT_ANNOTATIONS = (
     "meta.helm.sh/",
 )
 _HIDDEN = "(left out)"
-_WORD = r"[\w.-]*(?:key|token(?!s|i)|secret|password|credential)[\w.-]*"
+_WORD = r"[\w.-]*(?:key|token(?!s|i)|secret|password|passwd|credential|authorization|header|bearer)[\w.-]*"
 _CONFIDENTIAL = re.compile(rf"""({_WORD}(?:=|:\s*|\s+))("[^"]*"|'[^']*'|\S+)""", re.IGNORECASE)
 _CONFIDENTIAL_NAME = re.compile(rf"-*{_WORD}", re.IGNORECASE)
+_CONFIDENTIAL_FLAG = re.compile(rf"(--?{_WORD}=).*", re.IGNORECASE | re.DOTALL)
+_IN_TEXT = re.compile(
+    rf"""(?P<login>://)[^/\s@]+(?=@)
+    |(?P<option>--?{_WORD}(?:=|\s+)|\b{_WORD}=|\bbearer\s+)(?:"[^"]*"|'[^']*'|\S+)
+    |\b(?:hf_\w{{16,}}|sk-[\w-]{{16,}}|eyJ[\w-]+\.[\w-]+\.[\w-]+)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""In what people and programs write: who logs in at an address, an option or a variable with its value, and what looks
+like a token by itself."""
 
 
 def contents(facts: Facts, findings: Sequence[Finding], fetched: Mapping[str, str]) -> dict[str, str]:
@@ -59,7 +69,7 @@ def contents(facts: Facts, findings: Sequence[Finding], fetched: Mapping[str, st
     kept["Namespace"] = [raw for raw in facts.of("Namespace") if raw["metadata"]["name"] in seen]
     kept["NetworkPolicy"] = [raw for raw in facts.of("NetworkPolicy") if raw["metadata"]["namespace"] in seen]
     found = {f"objects/{kind.lower()}.json": _json([scrubbed(raw) for raw in raws]) for kind, raws in kept.items()}
-    found["findings.json"] = _json(documents(findings))
+    found["findings.json"] = _json(scrubbed(documents(findings)))
     found["versions.json"] = _json({"doctor": VERSION, "at": facts.now.isoformat(), "images": _images(facts)})
     found["not-looked-at.json"] = _json(dict(facts.unseen))
     found["LEFT-OUT.txt"] = LEFT_OUT
@@ -99,7 +109,7 @@ async def _log(server: ApiServer, namespace: str, pod: str) -> str:
     path = f"{PODS.path(namespace, pod)}/log"
     try:
         async with server.stream(path, _LOG_QUERY, "*/*", _SILENCE_SECONDS) as lines:
-            return "".join([f"{line.decode(errors='replace')}\n" async for line in lines])
+            return "".join([f"{without_tokens(line.decode(errors='replace'))}\n" async for line in lines])
     except (ApiError, *CONNECTION_ERRORS) as error:
         return f"not read: {error}\n"
 
@@ -108,6 +118,8 @@ def scrubbed(value: Any) -> Any:
     """A copy without what nobody else is to see; see `LEFT_OUT`."""
     if isinstance(value, list):
         return [scrubbed(one) for one in value]
+    if isinstance(value, str):
+        return without_tokens(value)
     if not isinstance(value, dict):
         return value
     found: Raw = {}
@@ -134,12 +146,21 @@ def _arguments(given: Sequence[str]) -> list[str]:
     found: list[str] = []
     for at, one in enumerate(given):
         behind = at > 0 and _CONFIDENTIAL_NAME.fullmatch(given[at - 1])
-        found.append(_HIDDEN if behind and not one.startswith("-") else _without_confidential(one))
+        flagged = _CONFIDENTIAL_FLAG.fullmatch(one)
+        if behind and not one.startswith("-"):
+            found.append(_HIDDEN)
+        else:
+            found.append(f"{flagged[1]}{_HIDDEN}" if flagged else _without_confidential(one))
     return found
 
 
 def _without_confidential(text: str) -> str:
-    return _CONFIDENTIAL.sub(rf"\1{_HIDDEN}", text)
+    return without_tokens(_CONFIDENTIAL.sub(rf"\1{_HIDDEN}", text))
+
+
+def without_tokens(text: str) -> str:
+    """A text that people read, as little changed as can be."""
+    return _IN_TEXT.sub(lambda found: f"{found['login'] or found['option'] or ''}{_HIDDEN}", text)
 
 
 def _is_ours(raw: Raw) -> bool:

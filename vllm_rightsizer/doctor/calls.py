@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from vllm_rightsizer.doctor.facts import CONFIGURATION, WEBHOOK, Facts, bundle_of, titled, webhooks_of
+from vllm_rightsizer.doctor.facts import (
+    CONFIGURATION,
+    WEBHOOK,
+    Facts,
+    Raw,
+    annotations_of,
+    bundle_of,
+    option,
+    service_of,
+    titled,
+    webhooks_of,
+)
 from vllm_rightsizer.doctor.findings import Finding, Severity
 from vllm_rightsizer.doctor.fixes import logs, restarted, restored
 from vllm_rightsizer.doctor.servers import runs
 from webhook.pairs import valid, verifies
 
-_FILE = "webhook-configuration.yaml"
+_CERTIFICATE = "cert-manager.io/inject-ca-from"
 _UNMODIFIED = "the API server cannot call the webhook: pods start unmodified, without a word"
 NEAR_EXPIRY = timedelta(days=14)
 """A leaf is renewed when a third of its ninety days is left; cert-manager's often later."""
@@ -20,7 +31,7 @@ NEAR_EXPIRY = timedelta(days=14)
 def configuration_missing(facts: Facts) -> Iterator[Finding]:
     if not facts.configurations and CONFIGURATION not in facts.unseen:
         why = "the API server calls no webhook of ours: pods start unmodified"
-        fix = restored(facts, _FILE)
+        fix = restored(facts, WEBHOOK, "configuration")
         yield Finding("ConfigurationMissing", Severity.CRITICAL, CONFIGURATION, "there is none of ours", why, fix)
 
 
@@ -60,16 +71,22 @@ def failure_policy(facts: Facts) -> Iterator[Finding]:
                 )
 
 
+def _own(facts: Facts) -> list[Raw]:
+    """Those that call our servers: one of a former installation calls others."""
+    called = [(raw, service_of(raw)) for raw in facts.configurations]
+    return [raw for raw, service in called if service is None or service[0] == facts.namespace]
+
+
 def authority_missing(facts: Facts) -> Iterator[Finding]:
     # Who does not run has not published anything yet.
     if not runs(facts, WEBHOOK):
         return
-    for raw in facts.configurations:
+    for raw in _own(facts):
         for webhook in webhooks_of(raw):
             if not bundle_of(webhook):
                 said = (webhook.get("clientConfig") or {}).get("caBundle")
                 seen = "caBundle cannot be read" if said else "caBundle is empty"
-                fix = restarted(facts, WEBHOOK)
+                fix = _published_anew(facts, raw)
                 yield Finding("AuthorityMissing", Severity.CRITICAL, titled(raw, CONFIGURATION), seen, _UNMODIFIED, fix)
 
 
@@ -78,13 +95,13 @@ def authority_wrong(facts: Facts) -> Iterator[Finding]:
     leaf = facts.leaf
     if leaf is None or not valid(leaf, facts.now):
         return
-    for raw in facts.configurations:
+    for raw in _own(facts):
         for webhook in webhooks_of(raw):
             bundle = bundle_of(webhook)
             if bundle and not verifies(leaf, bundle, facts.now):
                 issuer = leaf.issuer.rfc4514_string()
                 seen = f"caBundle does not verify the webhook's certificate, which {issuer} has issued"
-                fix = restarted(facts, WEBHOOK)
+                fix = _published_anew(facts, raw)
                 yield Finding("AuthorityWrong", Severity.CRITICAL, titled(raw, CONFIGURATION), seen, _UNMODIFIED, fix)
 
 
@@ -96,12 +113,37 @@ def certificate_ends(facts: Facts) -> Iterator[Finding]:
     if not valid(facts.leaf, facts.now):
         begins = facts.leaf.not_valid_before_utc
         seen = f"it ended at {end:%Y-%m-%d %H:%M}" if end <= facts.now else f"it begins at {begins:%Y-%m-%d %H:%M}"
-        fix = restarted(facts, WEBHOOK)
+        fix = _renewed(facts) or restarted(facts, WEBHOOK)
         yield Finding("CertificateExpired", Severity.CRITICAL, about, seen, _UNMODIFIED, fix)
     elif end - facts.now < NEAR_EXPIRY:
         seen = f"it ends at {end:%Y-%m-%d %H:%M}, and was not renewed"
         why = "when it has ended, pods start unmodified"
-        yield Finding("CertificateEnds", Severity.WARNING, about, seen, why, logs(facts, WEBHOOK))
+        fix = _renewed(facts) or logs(facts, WEBHOOK)
+        yield Finding("CertificateEnds", Severity.WARNING, about, seen, why, fix)
+
+
+def _published_anew(facts: Facts, configuration: Raw) -> str:
+    """Whoever publishes the authority does so again: the webhook itself, or cert-manager's injector."""
+    if not _by_cert_manager(facts):
+        return restarted(facts, WEBHOOK)
+    return _described(configuration) or restored(facts, WEBHOOK, "configuration")
+
+
+def _renewed(facts: Facts) -> str | None:
+    """Where cert-manager issues the certificate, what it says of that; None where the webhook issues it itself."""
+    if not _by_cert_manager(facts):
+        return None
+    return next(filter(None, map(_described, facts.configurations)), None)
+
+
+def _by_cert_manager(facts: Facts) -> bool:
+    deployment = facts.deployment(WEBHOOK)
+    return deployment is not None and bool(option(deployment, "tls-dir", ""))
+
+
+def _described(configuration: Raw) -> str | None:
+    namespace, _, name = annotations_of(configuration).get(_CERTIFICATE, "").partition("/")
+    return f"kubectl -n {namespace} describe certificates.cert-manager.io {name}" if name else None
 
 
 def webhook_unreachable(facts: Facts) -> Iterator[Finding]:

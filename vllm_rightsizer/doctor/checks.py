@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vllm_rightsizer.doctor import calls, definitions, plugins, rights, servers, settings, workloads
+from vllm_rightsizer.doctor import (
+    calls,
+    definitions,
+    gitops,
+    monitoring,
+    plugins,
+    rights,
+    servers,
+    settings,
+    workloads,
+)
 from vllm_rightsizer.doctor.facts import Facts
 from vllm_rightsizer.doctor.findings import Check, Finding, Severity
 
@@ -22,7 +32,7 @@ CHECKS: tuple[Check, ...] = (
     calls.failure_policy,
     rights.rights_missing,
     servers.webhook_not_running,
-    settings.gitops_fights,
+    gitops.gitops_writes_bundle,
     calls.certificate_ends,
     calls.authority_missing,
     calls.authority_wrong,
@@ -32,8 +42,10 @@ CHECKS: tuple[Check, ...] = (
     servers.recommender_not_running,
     servers.recommender_not_ready,
     servers.recommender_not_leading,
+    servers.rollouts_stuck,
     definitions.definitions_old,
     calls.configurations_several,
+    gitops.gitops_fights,
     settings.nobody_opted_in,
     settings.setting_invalid,
     settings.policy_missing,
@@ -44,6 +56,7 @@ CHECKS: tuple[Check, ...] = (
     workloads.scheduler_missing,
     workloads.recommendation_degraded,
     workloads.autoscaler_conflicts,
+    monitoring.monitors_not_selected,
     calls.probe_refused,
     not_looked_at,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 
@@ -12,24 +11,34 @@ from vllm_rightsizer.doctor import bundle
 from vllm_rightsizer.doctor.checks import CHECKS
 from vllm_rightsizer.doctor.findings import Finding, diagnosed
 from vllm_rightsizer.doctor.gathering import gather
-from vllm_rightsizer.doctor.report import as_json, as_text
-from vllm_rightsizer.errors import UserError, require_kubeconfig
-from vllm_rightsizer.output import write_out
-from vllm_rightsizer.reading import own_kubeconfig
+from vllm_rightsizer.doctor.options import Diagnosis
+from vllm_rightsizer.doctor.report import as_text, documents
+from vllm_rightsizer.errors import UserError
+from vllm_rightsizer.kubeconfigs import access
+from vllm_rightsizer.output import write_document, write_out
+from vllm_rightsizer.reading_options import Color
+from vllm_rightsizer.tables import Paper
 
 
 def run_doctor(
-    kubeconfig: Path | None, context: str | None, namespace: str | None, bundle_file: Path | None, *, json: bool
+    kubeconfig: Path | None,
+    context: str | None,
+    namespace: str | None,
+    bundle_file: Path | None,
+    output: Diagnosis,
+    color: Color,
 ) -> int:
     """The exit code: 0 where nothing was found, else 1. Raises `UserError` where the cluster cannot be looked at."""
-    kubeconfig = kubeconfig or own_kubeconfig()
-    require_kubeconfig(kubeconfig, context)
+    way = access(kubeconfig, context)
     try:
-        findings = asyncio.run(_examined(kubeconfig, context, namespace, bundle_file))
+        findings = asyncio.run(_examined(way.kubeconfig, way.context, namespace, bundle_file))
     except CredentialsError as error:
         raise UserError(str(error)) from error
-    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    write_out(as_json(findings) if json else as_text(findings, colours=colours))
+    if output is Diagnosis.TABLE:
+        paper = Paper.of(color)
+        write_out(as_text(findings, colours=paper.colors is not None, width=paper.width))
+    else:
+        write_document({"findings": documents(findings)}, as_yaml=output is Diagnosis.YAML)
     if bundle_file is not None:
         print(f"{bundle_file} is written; what is not in it stands in its LEFT-OUT.txt", file=sys.stderr)
     return 1 if findings else 0

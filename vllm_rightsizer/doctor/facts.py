@@ -42,6 +42,9 @@ class Page:
     trouble: str | None = None
     answered: bool = True
     """Something did, a page of ours or not."""
+    hooks_off: Mapping[str, int] = field(default_factory=dict)
+    """Hooks without which its figures stand still, and that are off: each with its number of errors."""
+    vllm_version: str = ""
 
 
 @dataclass(frozen=True, order=True)
@@ -60,7 +63,9 @@ class Right:
 class Facts:
     """`namespace`: that of our servers. `objects` by kind; `unseen`: what could not be looked at, and why; `absent`:
     kinds that the API server does not serve. `pages` by namespace, pod and container. `leaf`: the served certificate.
-    `lease_moves`: whether somebody renews the Lease; None where there is none to be looked at.
+    `lease_moves`: whether somebody renews the Lease; None where there is none to be looked at. `unready`: what servers
+    of ours that are not ready say of themselves, by pod. `environments`: ConfigMaps that silent pods take variables
+    from, as far as these variables are known here.
     """
 
     now: datetime
@@ -73,6 +78,8 @@ class Facts:
     pages: Mapping[tuple[str, str, str], Page] = field(default_factory=dict)
     leaf: x509.Certificate | None = None
     lease_moves: bool | None = None
+    unready: Mapping[str, str] = field(default_factory=dict)
+    environments: Mapping[Name, Mapping[str, str]] = field(default_factory=dict)
 
     def of(self, kind: str, namespace: str | None = None) -> list[Raw]:
         return [raw for raw in self.objects.get(kind, ()) if namespace in (None, raw["metadata"].get("namespace"))]

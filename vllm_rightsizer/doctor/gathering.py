@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -16,12 +15,15 @@ from recommender.api.apiserver.lists import pages
 from recommender.api.apiserver.resources import Resource
 from recommender.api.owners import BUILT_IN_OWNERS, CUSTOM_OWNERS
 from recommender.cluster_objects import AUTOMATION, CONFIG_MAPS, NAMESPACES, NODES, PODS, POLICIES, RECOMMENDATIONS
-from recommender.discovery import Pod
 from recommender.leading import LEASE, LEASES
-from vllm_plugin.names import COMPACT_TYPE, LABEL_INJECTED
-from vllm_rightsizer.doctor.facts import WEBHOOK, Facts, Page, Probe, Raw, Right, moment, option, service_of
+from vllm_plugin.names import LABEL_INJECTED
+from vllm_rightsizer.doctor.facts import WEBHOOK, Facts, Name, Probe, Raw, Right, moment, option, service_of
+from vllm_rightsizer.doctor.gitops import APPLICATIONS
+from vllm_rightsizer.doctor.looking import Seen, looked, unreachable
+from vllm_rightsizer.doctor.monitoring import MONITORING
+from vllm_rightsizer.doctor.proxied import pages_of, unready
 from vllm_rightsizer.doctor.rights import account_of, needed
-from vllm_rightsizer.errors import UserError
+from vllm_rightsizer.doctor.silence import PLUGINS
 from webhook.publishing import CONFIGURATIONS
 from webhook.secret_certificates import SECRETS
 
@@ -35,6 +37,8 @@ _WHOLE = (
     *(DEFINITIONS, CONFIGURATIONS, NAMESPACES, NODES, PODS, RECOMMENDATIONS, POLICIES, *AUTOMATION),
     *(NETWORK_POLICIES, DEVICE_CLASSES),
 )
+_OF_OTHERS = (APPLICATIONS, *MONITORING)
+"""Looked at where their definitions are there."""
 _OF_OURS = (DEPLOYMENTS, SERVICES, ENDPOINTS)
 """Of the namespace of our servers alone."""
 _REVIEWS = Resource("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview")
@@ -42,54 +46,58 @@ _PLUGIN_MAPS = {"labelSelector": "app.kubernetes.io/managed-by=vllm-rightsizer"}
 
 _PAGE = 500
 _AT_ONCE = 8
-_MOST_PAGES = 200
-_PAGE_SECONDS = 10.0
 _PROBED_NAMESPACES = 3
+_HOME = "vllm-rightsizer"
+"""Where we are installed by default."""
 _FRESH_SECONDS = 30.0
 _RENEWAL_SECONDS = 4.0
 """A leader renews every 1.5 s."""
 
 
-@dataclass
-class _Seen:
-    objects: dict[str, list[Raw]] = field(default_factory=dict)
-    unseen: dict[str, str] = field(default_factory=dict)
-    absent: set[str] = field(default_factory=set)
-
-
 async def gather(server: ApiServer, namespace: str | None = None) -> Facts:
     """Look at everything once. `namespace`: of our servers; without it the webhook's configuration tells. Raises
     `UserError` where there is no API server, or where it does not know us."""
-    seen = _Seen()
+    seen = Seen()
     await asyncio.gather(*(_listed(server, seen, resource) for resource in _WHOLE))
     owners = (_listed(server, seen, one, accept=METADATA_LIST) for one in (*BUILT_IN_OWNERS, *CUSTOM_OWNERS))
     plugin_maps = _listed(server, seen, CONFIG_MAPS, query=_PLUGIN_MAPS, accept=METADATA_LIST)
-    await asyncio.gather(*owners, plugin_maps)
     known = Facts(datetime.now(UTC), namespace or "", seen.objects)
-    where = namespace or next(
-        (found[0] for raw in known.configurations if (found := service_of(raw))), "vllm-rightsizer"
-    )
-    elsewhere = [raw for raw in seen.objects.get("Deployment", ()) if raw["metadata"].get("namespace") != where]
-    await asyncio.gather(*(_listed(server, seen, resource, namespace=where) for resource in _OF_OURS))
-    # Of the others the metadata alone is known.
-    own = (raw for raw in seen.objects.get("Deployment", ()) if "spec" in raw)
-    seen.objects["Deployment"] = [*elsewhere, *own]
+    others = (_listed(server, seen, one) for one in _OF_OTHERS if known.one(DEFINITIONS.kind, str(one)) is not None)
+    await asyncio.gather(*owners, plugin_maps, *others)
+    where = await _home(server, seen, known, namespace)
     facts = Facts(datetime.now(UTC), where, seen.objects, seen.unseen, frozenset(seen.absent))
-    leaf, moves, probe, lacking, answers = await asyncio.gather(
+    leaf, moves, probe, lacking, answers, troubles = await asyncio.gather(
         _leaf(server, facts, seen),
         _lease_moves(server, where, seen),
         _probed(server, facts),
         _lacking(server, facts, seen),
-        _pages(server, facts, seen),
+        pages_of(server, facts, seen),
+        unready(server, facts),
     )
-    return replace(
-        facts, leaf=leaf, lease_moves=moves, probe=probe, lacking=lacking, pages=answers, unseen=dict(seen.unseen)
-    )
+    facts = replace(facts, leaf=leaf, lease_moves=moves, probe=probe, lacking=lacking, pages=answers, unready=troubles)
+    return replace(facts, environments=await _environments(server, facts, seen), unseen=dict(seen.unseen))
+
+
+async def _home(server: ApiServer, seen: Seen, known: Facts, namespace: str | None) -> str:
+    """The namespace of our servers, and what is there: of those that configurations name the one with the webhook. A
+    former installation may have left its configuration behind."""
+    named = [found[0] for raw in known.configurations if (found := service_of(raw))]
+    candidates = [namespace] if namespace else list(dict.fromkeys((*named, _HOME)))
+    # Of all others the metadata alone is known.
+    metadata = seen.objects.pop(DEPLOYMENTS.kind, [])
+    for where in (*candidates, candidates[0]):
+        seen.objects.pop(DEPLOYMENTS.kind, None)
+        await asyncio.gather(*(_listed(server, seen, resource, namespace=where) for resource in _OF_OURS))
+        if Facts(known.now, where, seen.objects).deployment(WEBHOOK) is not None or len(candidates) == 1:
+            break
+    own = seen.objects.get(DEPLOYMENTS.kind, [])
+    seen.objects[DEPLOYMENTS.kind] = [*(raw for raw in metadata if raw["metadata"].get("namespace") != where), *own]
+    return where
 
 
 async def _listed(
     server: ApiServer,
-    seen: _Seen,
+    seen: Seen,
     resource: Resource,
     *,
     namespace: str | None = None,
@@ -102,39 +110,10 @@ async def _listed(
             found += [{**raw, "apiVersion": resource.api_version, "kind": resource.kind} for raw in page["items"] or ()]
         seen.objects[resource.kind] = found
 
-    await _looked(server, seen, resource.kind, f"list {resource}", read)
+    await looked(server, seen, resource.kind, f"list {resource}", read)
 
 
-async def _looked(server: ApiServer, seen: _Seen, what: str, verb: str, look: Callable[[], Awaitable[None]]) -> None:
-    """Note what cannot be looked at, and go on."""
-    try:
-        await look()
-    except ApiError as error:
-        if error.status == 401:
-            raise UserError(f"the API server {server.url} does not take the credentials: log in again") from error
-        if error.status == 404:
-            seen.absent.add(what)
-        elif error.status == 403:
-            seen.unseen[what] = f"you are not allowed to {verb}"
-        else:
-            seen.unseen[what] = f"the API server refuses to {verb}: {error}"
-    except CONNECTION_ERRORS as error:
-        raise _unreachable(server, error) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"what answers at {server.url} is no API server: name one with --kubeconfig and --context"
-        ) from error
-
-
-def _unreachable(server: ApiServer, error: Exception) -> UserError:
-    said = str(error) or type(error).__name__
-    return UserError(
-        f"the API server {server.url} cannot be reached ({said}): see whether it runs, or name another one with "
-        "--kubeconfig and --context"
-    )
-
-
-async def _leaf(server: ApiServer, facts: Facts, seen: _Seen) -> x509.Certificate | None:
+async def _leaf(server: ApiServer, facts: Facts, seen: Seen) -> x509.Certificate | None:
     """The certificate that is served; of the Secret nothing else is kept."""
     deployment = facts.deployment(WEBHOOK)
     name = (
@@ -152,11 +131,11 @@ async def _leaf(server: ApiServer, facts: Facts, seen: _Seen) -> x509.Certificat
         except (KeyError, TypeError, ValueError):
             seen.unseen[f"Secret {name}"] = "there is no certificate in it that can be read"
 
-    await _looked(server, seen, f"Secret {name}", f"get the secret {name}, whose certificate is served", read)
+    await looked(server, seen, f"Secret {name}", f"get the secret {name}, whose certificate is served", read)
     return found[0] if found else None
 
 
-async def _lease_moves(server: ApiServer, namespace: str, seen: _Seen) -> bool | None:
+async def _lease_moves(server: ApiServer, namespace: str, seen: Seen) -> bool | None:
     moves: list[bool] = []
 
     async def look() -> None:
@@ -172,7 +151,7 @@ async def _lease_moves(server: ApiServer, namespace: str, seen: _Seen) -> bool |
             again = await server.request("GET", LEASES.path(namespace, LEASE))
             moves[0] = again["spec"].get("renewTime") != renewed
 
-    await _looked(server, seen, "Lease", f"get leases in {namespace}", look)
+    await looked(server, seen, "Lease", f"get leases in {namespace}", look)
     return moves[0] if moves else None
 
 
@@ -185,7 +164,7 @@ async def _probed(server: ApiServer, facts: Facts) -> Probe | None:
         except ApiError as error:
             found = found or Probe(namespace, refused=f"a vLLM pod could not be tried there: {error.message}")
         except CONNECTION_ERRORS as error:
-            raise _unreachable(server, error) from error
+            raise unreachable(server, error) from error
         else:
             return Probe(namespace, marked=(pod["metadata"].get("labels") or {}).get(LABEL_INJECTED) == "true")
     return found
@@ -214,7 +193,7 @@ def probe_pod() -> Raw:
     }
 
 
-async def _lacking(server: ApiServer, facts: Facts, seen: _Seen) -> tuple[Right, ...]:
+async def _lacking(server: ApiServer, facts: Facts, seen: Seen) -> tuple[Right, ...]:
     """Rights that the API server denies to our service accounts."""
     lacking: list[Right] = []
     turn = asyncio.Semaphore(_AT_ONCE)
@@ -229,7 +208,7 @@ async def _lacking(server: ApiServer, facts: Facts, seen: _Seen) -> tuple[Right,
                 if not answer["status"].get("allowed"):
                     lacking.append(right)
 
-            await _looked(server, seen, _REVIEWS.kind, "create subjectaccessreviews", look)
+            await looked(server, seen, _REVIEWS.kind, "create subjectaccessreviews", look)
 
     await asyncio.gather(*map(ask, needed(facts)))
     return tuple(sorted(lacking))
@@ -250,38 +229,22 @@ def _review(facts: Facts, right: Right) -> Raw:
     }
 
 
-async def _pages(server: ApiServer, facts: Facts, seen: _Seen) -> dict[tuple[str, str, str], Page]:
-    """What answers for the pages of the plugins that are to be there."""
-    found: dict[tuple[str, str, str], Page] = {}
-    turn = asyncio.Semaphore(_AT_ONCE)
+async def _environments(server: ApiServer, facts: Facts, seen: Seen) -> dict[Name, dict[str, str]]:
+    """What ConfigMaps, from which silent pods take all their variables, say of vLLM's plugins; nothing else of them."""
+    wanted: set[Name] = set()
+    for (namespace, pod, container), page in facts.pages.items():
+        if page.trouble is not None:
+            containers = facts.pod(namespace, pod)["spec"].get("containers") or ()
+            sources = [source for one in containers if one["name"] == container for source in one.get("envFrom") or ()]
+            wanted |= {(namespace, str(one["configMapRef"]["name"])) for one in sources if "configMapRef" in one}
+    found: dict[Name, dict[str, str]] = {}
 
-    async def ask(pod: Pod) -> None:
-        async with turn:
-            page = await _page(server, pod, seen)
-            if page is not None:
-                found[pod.key.namespace, pod.name, pod.key.container] = page
+    async def read(namespace: str, name: str) -> None:
+        async def look() -> None:
+            held = (await server.request("GET", CONFIG_MAPS.path(namespace, name))).get("data") or {}
+            found[namespace, name] = {key: value for key, value in held.items() if PLUGINS.endswith(key)}
 
-    there = [pod for pod in facts.pods.injected if pod.ready and pod.address is not None]
-    await asyncio.gather(*map(ask, there[:_MOST_PAGES]))
+        await looked(server, seen, f"ConfigMap {namespace}/{name}", f"get configmaps in {namespace}", look)
+
+    await asyncio.gather(*(read(*one) for one in sorted(wanted)))
     return found
-
-
-async def _page(server: ApiServer, pod: Pod, seen: _Seen) -> Page | None:
-    assert pod.address is not None, "only those that run are asked"
-    port = pod.address[1]
-    path = f"{PODS.path(pod.key.namespace, pod.name)}:{port}/proxy/metrics"
-    try:
-        async with asyncio.timeout(_PAGE_SECONDS):
-            answer: object = await server.request("GET", path, accept=COMPACT_TYPE)
-    except ApiError as error:
-        if error.status == 403:
-            seen.unseen["Pod proxies"] = (
-                "you are not allowed to get pods/proxy, by which pages of plugins are looked at"
-            )
-            return None
-        return Page(error.message or str(error), answered=error.status < 500)
-    except CONNECTION_ERRORS as error:
-        return Page(str(error) or f"no answer within {_PAGE_SECONDS:.0f} s", answered=False)
-    except ValueError:
-        return Page("no page of the plugin's")
-    return Page() if isinstance(answer, list) else Page("no page of the plugin's")

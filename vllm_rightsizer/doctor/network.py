@@ -5,11 +5,12 @@ What says nothing of pods (addresses) counts as letting through: by where it com
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 
+from vllm_plugin.names import LABEL_INJECTED
 from vllm_rightsizer.doctor.facts import RECOMMENDER, Facts, Raw, labels
-
-_Labels = Mapping[str, str]
+from vllm_rightsizer.doctor.selectors import selects
 
 
 def blocking_policy(facts: Facts, pod: Raw, port: int) -> Raw | None:
@@ -19,11 +20,31 @@ def blocking_policy(facts: Facts, pod: Raw, port: int) -> Raw | None:
         policy
         for policy in facts.of("NetworkPolicy", pod["metadata"]["namespace"])
         if "Ingress" in (policy["spec"].get("policyTypes") or ("Ingress",))
-        and _selects(policy["spec"].get("podSelector") or {}, labels(pod))
+        and selects(policy["spec"].get("podSelector") or {}, labels(pod))
     ]
     if not around or any(_admits(facts, policy, pod, port) for policy in around):
         return None
     return around[0]
+
+
+def letting_through(facts: Facts, pod: Raw, port: int) -> str:
+    """The command that lets the recommender reach plugins in the pod's namespace, whatever else stands there: what one
+    NetworkPolicy allows, another does not take away."""
+    recommender = facts.deployment(RECOMMENDER)
+    wanted = {} if recommender is None else recommender["spec"]["selector"].get("matchLabels") or {}
+    there = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": facts.namespace}}}
+    rule = {"from": [{**there, "podSelector": {"matchLabels": wanted}}], "ports": [{"port": port}]}
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": f"vllm-rightsizer-plugin-{port}", "namespace": pod["metadata"]["namespace"]},
+        "spec": {
+            "podSelector": {"matchLabels": {LABEL_INJECTED: "true"}},
+            "policyTypes": ["Ingress"],
+            "ingress": [rule],
+        },
+    }
+    return f"kubectl apply -f - <<'EOF'\n{json.dumps(policy)}\nEOF"
 
 
 def _admits(facts: Facts, policy: Raw, pod: Raw, port: int) -> bool:
@@ -61,29 +82,10 @@ def _is_recommender(facts: Facts, peer: Raw, own: str) -> bool:
     namespace = facts.one("Namespace", facts.namespace)
     there = {"kubernetes.io/metadata.name": facts.namespace, **(labels(namespace) if namespace is not None else {})}
     in_namespace = (
-        _selects(peer["namespaceSelector"] or {}, there) if "namespaceSelector" in peer else own == facts.namespace
+        selects(peer["namespaceSelector"] or {}, there) if "namespaceSelector" in peer else own == facts.namespace
     )
     if "podSelector" not in peer:
         return in_namespace
     deployment = facts.deployment(RECOMMENDER)
     of_pods = {} if deployment is None else deployment["spec"]["template"]["metadata"].get("labels") or {}
-    return in_namespace and _selects(peer["podSelector"] or {}, of_pods)
-
-
-def _selects(selector: Raw, found: _Labels) -> bool:
-    if any(found.get(name) != value for name, value in (selector.get("matchLabels") or {}).items()):
-        return False
-    return all(_holds(term, found) for term in selector.get("matchExpressions") or ())
-
-
-def _holds(term: Raw, found: _Labels) -> bool:
-    value, values = found.get(term["key"]), term.get("values") or ()
-    match term["operator"]:
-        case "In":
-            return value in values
-        case "NotIn":
-            return value not in values
-        case "Exists":
-            return value is not None
-        case _:
-            return value is None
+    return in_namespace and selects(peer["podSelector"] or {}, of_pods)

@@ -10,8 +10,11 @@ import typer
 
 
 class Diagnosis(StrEnum):
+    """Text for people, or a document for programs."""
+
     TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
 
 
 Home = Annotated[

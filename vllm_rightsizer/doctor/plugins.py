@@ -10,14 +10,14 @@ from recommender.api.recommendations import PLUGIN_REPORTING, VLLMRecommendation
 from recommender.api.workloads import recommendation_name
 from recommender.conditions import ESTIMATED
 from recommender.discovery import NOT_ADMITTED, Pod
-from vllm_plugin.names import ANNOTATION_EXCLUDE
-from vllm_rightsizer.doctor.facts import RECOMMENDER, WEBHOOK, Facts, condition, option
+from vllm_rightsizer.doctor.facts import RECOMMENDER, WEBHOOK, Facts, Raw, condition, option
 from vllm_rightsizer.doctor.findings import Finding, Severity
-from vllm_rightsizer.doctor.fixes import logs, started_anew
+from vllm_rightsizer.doctor.fixes import excluded, logs, started_anew
 from vllm_rightsizer.doctor.silence import silence
 from webhook.detection import detect
 
 _COUNTED = re.compile(r"(\d+) of (\d+) pods report")
+_NAMED = re.compile(r"\bpod (\S+):")
 _UNMEASURED = "it is not measured, and what is not measured is not sized"
 
 
@@ -51,16 +51,14 @@ def _without_plugin(facts: Facts) -> Iterator[tuple[Pod, Finding]]:
         if not detect(facts.pod(pod.key.namespace, pod.name)).engines:
             # Here a guess is not enough: the webhook would leave it alone.
             continue
-        namespace, workload = pod.key.namespace, pod.key.workload
-        about = f"Pod {namespace}/{pod.name}"
+        about = f"Pod {pod.key.namespace}/{pod.name}"
         if pod.missing.reason == NOT_ADMITTED:
-            seen, fix = _older_than_opt_in(facts, pod), started_anew(pod.key)
+            seen, fix = _older_than_opt_in(facts, pod), started_anew(pod)
             yield pod, Finding("PodNotAdmitted", Severity.WARNING, about, seen, _UNMEASURED, fix)
         else:
-            # What the annotation says is for its author to mend; or the workload is left out for good.
             seen = f"the webhook left the plugin out: {pod.missing.message}"
-            fix = f"kubectl -n {namespace} annotate {workload.kind.lower()}/{workload.name} {ANNOTATION_EXCLUDE}=true"
-            yield pod, Finding("PluginRefused", Severity.WARNING, about, seen, _UNMEASURED, fix)
+            why = f"{_UNMEASURED}: change what is named here, or leave the workload out for good, as the command does"
+            yield pod, Finding("PluginRefused", Severity.WARNING, about, seen, why, excluded(pod))
 
 
 def _grouped(found: Iterable[tuple[Pod, Finding]]) -> Iterator[Finding]:
@@ -91,20 +89,32 @@ def plugin_silent(facts: Facts) -> Iterator[Finding]:
 
 def _silent(facts: Facts) -> Iterator[tuple[Pod, Finding]]:
     for pod in facts.pods.injected:
-        page, heard = facts.pages.get((pod.key.namespace, pod.name, pod.key.container)), _reported(facts, pod)
-        speaks = page is None or page.trouble is None
-        if not pod.ready or pod.address is None or heard or (speaks and heard is None):
+        page, said = facts.pages.get((pod.key.namespace, pod.name, pod.key.container)), _said(facts, pod)
+        heard = None if _is_of_former_pods(facts, said) else _reported(said)
+        speaks = page is None or (page.trouble is None and not page.hooks_off)
+        if not pod.ready or pod.address is None or pod.excluded or heard or (speaks and heard is None):
             continue
-        name, seen, fix = silence(facts, pod, page)
+        name, seen, fix = silence(facts, pod, page, str((said or {}).get("message")))
         about = f"Pod {pod.key.namespace}/{pod.name}"
         yield pod, Finding(name, Severity.WARNING, about, f"container {pod.key.container}: {seen}", _UNMEASURED, fix)
 
 
-def _reported(facts: Facts, pod: Pod) -> bool | None:
-    """Whether the recommender hears of all pods of its workload, or of none; None where it does not say."""
-    name = recommendation_name(pod.key.workload, pod.key.container)
-    found = facts.one(VLLMRecommendation.KIND, name, pod.key.namespace)
-    said = condition(found, PLUGIN_REPORTING) if found is not None else None
+def _said(facts: Facts, pod: Pod) -> Raw | None:
+    """The recommender's condition about the pods of its workload."""
+    found = facts.one(
+        VLLMRecommendation.KIND, recommendation_name(pod.key.workload, pod.key.container), pod.key.namespace
+    )
+    return condition(found, PLUGIN_REPORTING) if found is not None else None
+
+
+def _is_of_former_pods(facts: Facts, said: Raw | None) -> bool:
+    """Until the recommender's next round the condition speaks of pods that are gone."""
+    named = set(_NAMED.findall(str((said or {}).get("message"))))
+    return bool(named) and named.isdisjoint(pod.name for pod in facts.pods.injected)
+
+
+def _reported(said: Raw | None) -> bool | None:
+    """Whether the recommender hears of all pods of a workload, or of none; None where it does not say."""
     if said is None:
         return None
     if said["status"] == "True":

@@ -1,9 +1,8 @@
-"""Findings as a table for people, and as JSON for programs. Pure."""
+"""Findings as text for people, and as values of JSON types for programs. Pure."""
 
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -42,10 +41,6 @@ def as_text(findings: Sequence[Finding], *, colours: bool = False, width: int | 
 def _counted(findings: Sequence[Finding]) -> str:
     counts = ((sum(one.severity is severity for one in findings), severity.name.lower()) for severity in Severity)
     return ", ".join(f"{count} {name}" for count, name in counts if count)
-
-
-def as_json(findings: Sequence[Finding]) -> str:
-    return json.dumps({"findings": documents(findings)}, indent=2) + "\n"
 
 
 def documents(findings: Sequence[Finding]) -> list[dict[str, Any]]:

@@ -7,7 +7,15 @@ from itertools import groupby
 
 from recommender.leading import LEASE
 from vllm_plugin.names import GROUP
-from vllm_rightsizer.doctor.facts import RECOMMENDER, WEBHOOK, Facts, Right, option, titled
+from vllm_rightsizer.doctor.facts import (
+    RECOMMENDER,
+    WEBHOOK,
+    Facts,
+    Right,
+    arguments,
+    option,
+    titled,
+)
 from vllm_rightsizer.doctor.findings import Finding, Severity
 from vllm_rightsizer.doctor.fixes import restored
 
@@ -36,10 +44,10 @@ _OF_RECOMMENDER: tuple[_Rule, ...] = (
     *((group, plurals, _FOLLOW) for group, plurals in _OWNERS),
     ("autoscaling", ("horizontalpodautoscalers",), _FOLLOW),
     ("keda.sh", ("scaledobjects",), _FOLLOW),
-    ("", ("configmaps",), (*_FOLLOW, "create")),
-    ("resource.k8s.io", ("resourceclaimtemplates",), (*_FOLLOW, "create", "delete")),
     ("events.k8s.io", ("events",), ("create", "patch")),
 )
+_OF_PLUGIN_MAPS: _Rule = ("", ("configmaps",), (*_FOLLOW, "create"))
+_OF_CLAIMS: _Rule = ("resource.k8s.io", ("resourceclaimtemplates",), (*_FOLLOW, "create", "delete"))
 _LESSER = {"horizontalpodautoscalers", "scaledobjects", "resourceclaimtemplates", "events"}
 """Without them only what is about them is missing."""
 
@@ -58,9 +66,13 @@ def rights_of_webhook(
     return frozenset(found)
 
 
-def rights_of_recommender(namespace: str, *, elects: bool = True) -> frozenset[Right]:
-    """`elects`: several of them agree by a Lease."""
-    found = set(_spread(RECOMMENDER, _OF_RECOMMENDER))
+def rights_of_recommender(
+    namespace: str, *, elects: bool = True, plugin_maps: bool = True, claims: bool = False
+) -> frozenset[Right]:
+    """`elects`: several of them agree by a Lease; `plugin_maps`: it keeps the plugin in ConfigMaps; `claims`: and
+    claims of GPUs in ResourceClaimTemplates."""
+    rules = (*_OF_RECOMMENDER, *((_OF_PLUGIN_MAPS,) if plugin_maps else ()), *((_OF_CLAIMS,) if claims else ()))
+    found = set(_spread(RECOMMENDER, rules))
     if elects:
         leases = ("coordination.k8s.io", "leases")
         found.add(Right(RECOMMENDER, *leases, "create", namespace))
@@ -92,8 +104,13 @@ def needed(facts: Facts) -> frozenset[Right]:
             own_certificates=not option(webhook, "tls-dir", ""),
         )
     if recommender is not None:
-        elects = "--no-leader-elect" not in recommender["spec"]["template"]["spec"]["containers"][0]["args"]
-        found |= rights_of_recommender(facts.namespace, elects=elects)
+        said = arguments(recommender)
+        found |= rights_of_recommender(
+            facts.namespace,
+            elects="--no-leader-elect" not in said,
+            plugin_maps="--no-plugin-maps" not in said,
+            claims="--no-gpu-claims" not in said,
+        )
     return found
 
 
@@ -113,7 +130,7 @@ def rights_missing(facts: Facts) -> Iterator[Finding]:
             f"it is not allowed to {shown}",
             f"the {component} cannot follow or write these"
             + ("" if deployment is None or lesser else f", and {titled(deployment, 'Deployment')} is not ready"),
-            restored(facts, f"{component}-rbac.yaml"),
+            restored(facts, component, "rbac"),
         )
 
 

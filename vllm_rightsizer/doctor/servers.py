@@ -5,14 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from recommender.leading import LEASE
-from vllm_rightsizer.doctor.facts import RECOMMENDER, WEBHOOK, Facts, Raw, arguments, condition, service_of, titled
+from vllm_rightsizer.doctor.facts import (
+    RECOMMENDER,
+    WEBHOOK,
+    Facts,
+    Raw,
+    arguments,
+    condition,
+    labels,
+    option,
+    service_of,
+    titled,
+)
 from vllm_rightsizer.doctor.findings import Finding, Severity
-from vllm_rightsizer.doctor.fixes import logs, restarted, restored
+from vllm_rightsizer.doctor.fixes import logs, restarted, restored, rolled_back
 
 _WITHOUT = {
     WEBHOOK: "pods start unmodified",
     RECOMMENDER: "nothing is measured or recommended, and no namespace gets the plugin",
 }
+_TEMPLATE = "pod-template-hash"
+_DEFAULT_PORT = "8443"
 
 
 def runs(facts: Facts, component: str) -> bool:
@@ -43,7 +56,7 @@ def _not_running(facts: Facts, component: str) -> Iterator[Finding]:
     deployment, name = facts.deployment(component), f"{component.capitalize()}NotRunning"
     if deployment is None:
         about, seen = f"Namespace {facts.namespace}", f"there is no Deployment that runs the {component}"
-        fix = restored(facts, f"{component}-deployment.yaml")
+        fix = restored(facts, component, "deployment")
         yield Finding(name, Severity.CRITICAL, about, seen, _WITHOUT[component], fix)
         return
     about = titled(deployment, "Deployment")
@@ -55,22 +68,85 @@ def _not_running(facts: Facts, component: str) -> Iterator[Finding]:
     if not runs(facts, component):
         pods = facts.pods_of(deployment)
         seen = next(filter(None, map(_obstacle, pods)), "no container of it has started")
-        pod = f"/{pods[0]['metadata']['name']}" if pods else "s"
-        fix = f"kubectl -n {facts.namespace} describe pod{pod}"
+        if any(map(_never_ran, pods)) and _has_former_pods(facts, deployment):
+            fix = rolled_back(facts, deployment, component)
+        else:
+            # Of a ReplicaSet that cannot make pods only the Deployment tells.
+            look = _look(pods[0]) if pods else f"describe deployment/{deployment['metadata']['name']}"
+            fix = f"kubectl -n {facts.namespace} {look}"
         yield Finding(name, Severity.CRITICAL, about, seen, _WITHOUT[component], fix)
 
 
 def _obstacle(pod: Raw) -> str | None:
-    """Why a pod has not started, in Kubernetes' words."""
+    """Why a pod does not start, in Kubernetes' words."""
     status, name = pod.get("status") or {}, pod["metadata"]["name"]
     for state in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        ended = _ended(state)
         waiting = (state.get("state") or {}).get("waiting")
         if waiting and waiting.get("reason") not in (None, "PodInitializing", "ContainerCreating"):
-            return f"pod {name}: {waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
+            said = ended or waiting.get("message", "")
+            return f"pod {name}: {waiting['reason']}: {said}".rstrip(": ")
+        if ended and not state.get("ready"):
+            return f"pod {name}: {ended}"
     scheduled = condition(pod, "PodScheduled")
     if scheduled is not None and scheduled["status"] != "True":
         return f"pod {name}: {scheduled.get('reason')}: {scheduled.get('message')}"
     return None
+
+
+def _ended(state: Raw) -> str | None:
+    """How a container has ended that should not: now, or before it was started again."""
+    for when in ("state", "lastState"):
+        over = (state.get(when) or {}).get("terminated")
+        if over and over.get("exitCode"):
+            return f"container {state['name']} ended with exit code {over['exitCode']}"
+    return None
+
+
+def _never_ran(pod: Raw) -> bool:
+    """Its image or its configuration is not there: what was changed last is why."""
+    states = (pod.get("status") or {}).get("containerStatuses") or ()
+    reasons = (str(((one.get("state") or {}).get("waiting") or {}).get("reason")) for one in states)
+    return any("Image" in reason or reason == "CreateContainerConfigError" for reason in reasons)
+
+
+def _has_former_pods(facts: Facts, deployment: Raw) -> bool:
+    """Whether its template was another one before."""
+    name = deployment["metadata"]["name"]
+    owners = (raw["metadata"].get("ownerReferences") or () for raw in facts.of("ReplicaSet", facts.namespace))
+    own = [found for found in owners if any(owner["name"] == name for owner in found)]
+    return len(own) > 1
+
+
+def _look(pod: Raw) -> str:
+    """What tells more of a pod that does not start."""
+    name = pod["metadata"]["name"]
+    if any(map(_ended, (pod.get("status") or {}).get("containerStatuses") or ())):
+        return f"logs pod/{name} --previous --tail=50"
+    return f"describe pod/{name}"
+
+
+def rollouts_stuck(facts: Facts) -> Iterator[Finding]:
+    """Newer pods of a server do not start, and those of before are still at work."""
+    for component in (WEBHOOK, RECOMMENDER):
+        deployment = facts.deployment(component)
+        if deployment is None:
+            continue
+        pods = [pod for pod in facts.pods_of(deployment) if "deletionTimestamp" not in pod["metadata"]]
+        newest = max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), default=None)
+        template = labels(newest).get(_TEMPLATE) if newest is not None else None
+        others_serve = any(_is_ready(pod) for pod in pods if labels(pod).get(_TEMPLATE) != template)
+        of_newest = (pod for pod in pods if labels(pod).get(_TEMPLATE) == template)
+        obstacle = next(filter(None, map(_obstacle, of_newest)), None)
+        if obstacle is not None and others_serve:
+            name, about = f"{component.capitalize()}RolloutStuck", titled(deployment, "Deployment")
+            why = "its newest pods do not start; those of before serve on, and nobody replaces them"
+            yield Finding(name, Severity.WARNING, about, obstacle, why, rolled_back(facts, deployment, component))
+
+
+def _is_ready(pod: Raw) -> bool:
+    said = condition(pod, "Ready")
+    return said is not None and said["status"] == "True"
 
 
 def webhook_not_ready(facts: Facts) -> Iterator[Finding]:
@@ -92,7 +168,10 @@ def _not_ready(facts: Facts, component: str) -> Iterator[Finding]:
             if ready
             else (Severity.CRITICAL, _WITHOUT[component])
         )
-        seen, about = f"{ready} of {wanted} replicas are ready", titled(deployment, "Deployment")
+        own = (facts.unready.get(pod["metadata"]["name"]) for pod in facts.pods_of(deployment))
+        said = next(filter(None, own), None)
+        seen = f"{ready} of {wanted} replicas are ready" + (f"; one says: {said}" if said else "")
+        about = titled(deployment, "Deployment")
         yield Finding(f"{component.capitalize()}NotReady", severity, about, seen, why, logs(facts, component))
 
 
@@ -104,16 +183,31 @@ def webhook_without_endpoints(facts: Facts) -> Iterator[Finding]:
     if not (deployment.get("status") or {}).get("readyReplicas"):
         return
     for namespace, name in filter(None, map(service_of, facts.configurations)):
-        about, fix = f"Service {namespace}/{name}", restored(facts, "webhook-service.yaml")
+        about, fix = f"Service {namespace}/{name}", restored(facts, WEBHOOK, "service")
         if namespace != facts.namespace:
             continue
-        if facts.one("Service", name, namespace) is None:
+        service = facts.one("Service", name, namespace)
+        if service is None:
             seen = "it is not there, and the webhook's configuration names it"
         elif not any(_leads_somewhere(raw, name) for raw in facts.of("EndpointSlice", namespace)):
             seen = "it has no ready endpoint, though pods of the webhook are ready"
+        elif wrong := _wrong_ports(service, deployment):
+            seen = f"it leads to port {', '.join(wrong)}, and the webhook listens on {_listens(deployment)}"
         else:
             continue
         yield Finding("WebhookWithoutEndpoints", Severity.CRITICAL, about, seen, _WITHOUT[WEBHOOK], fix)
+
+
+def _wrong_ports(service: Raw, deployment: Raw) -> list[str]:
+    """Ports of the pods, by number or by name, to which it leads and on which nobody listens."""
+    containers = deployment["spec"]["template"]["spec"].get("containers") or ()
+    named = {one.get("name"): one["containerPort"] for container in containers for one in container.get("ports") or ()}
+    targets = [one.get("targetPort", one["port"]) for one in service["spec"].get("ports") or ()]
+    return [str(target) for target in targets if named.get(target, target) != _listens(deployment)]
+
+
+def _listens(deployment: Raw) -> int:
+    return int(option(deployment, "port", _DEFAULT_PORT))
 
 
 def _leads_somewhere(endpoints: Raw, service: str) -> bool:

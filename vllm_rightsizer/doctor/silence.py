@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from recommender.discovery import Pod
-from vllm_plugin.names import ENTRY_POINT, ENTRY_POINT_GROUP
+from vllm_plugin.names import ENTRY_POINT, ENTRY_POINT_GROUP, ENV_DISABLED
 from vllm_rightsizer.doctor.facts import Facts, Page, Raw
-from vllm_rightsizer.doctor.fixes import started_anew
-from vllm_rightsizer.doctor.network import blocking_policy
+from vllm_rightsizer.doctor.fixes import edited, excluded, started_anew
+from vllm_rightsizer.doctor.network import blocking_policy, letting_through
 from webhook.detection import detect, variable
 from webhook.injection import PLUGIN_VOLUME
 
 Reason = tuple[str, str, str]
 """The finding's name, what was seen, and the command."""
 
+PLUGINS = "VLLM_PLUGINS"
+_SET_IN_SCRIPT = re.compile(rf"\b{PLUGINS}=(\"[^\"]*\"|'[^']*'|[^\s;&|]*)")
+_REPEATED_ERRORS = 5
+"""So many switch a hook off; with fewer, it found nothing to hook."""
+
 
 @dataclass(frozen=True)
 class _Silent:
-    """`raw` is the pod, `container` the one with vLLM, `port` that of the plugin. No `page`: nobody asked for it."""
+    """`raw` is the pod, `container` the one with vLLM, `port` that of the plugin. No `page`: nobody asked for it.
+    `said`: the recommender's words about its workload."""
 
     facts: Facts
     pod: Pod
@@ -27,11 +35,11 @@ class _Silent:
     raw: Raw
     container: Raw
     port: int
+    said: str
 
     @property
     def edit(self) -> str:
-        workload = self.pod.key.workload
-        return f"kubectl -n {self.pod.key.namespace} edit {workload.kind.lower()}/{workload.name}"
+        return edited(self.pod)
 
     @property
     def log(self) -> str:
@@ -39,27 +47,66 @@ class _Silent:
         return f"kubectl -n {self.pod.key.namespace} logs {self.pod.name} -c {name} | grep -i rightsizer"
 
 
-def silence(facts: Facts, pod: Pod, page: Page | None) -> Reason:
-    """Why nobody hears of `pod`, which runs: the first reason that holds."""
+def silence(facts: Facts, pod: Pod, page: Page | None, said: str) -> Reason:
+    """Why nobody hears of `pod`, which runs: the first reason that holds. `said`: what the recommender says of it."""
     raw = facts.pod(pod.key.namespace, pod.name)
     container = next(one for one in _containers(raw) if one["name"] == pod.key.container)
     assert pod.address is not None, "it runs"
-    silent = _Silent(facts, pod, page, raw, container, pod.address[1])
+    silent = _Silent(facts, pod, page, raw, container, pod.address[1], said)
     return next(filter(None, (why(silent) for why in _REASONS)), None) or _not_loaded(silent)
 
 
+def _hooks_off(silent: _Silent) -> Reason | None:
+    """Its page is there and stands still."""
+    off = silent.page.hooks_off if silent.page is not None else {}
+    if silent.page is None or not off:
+        return None
+    hooks, release = ", ".join(sorted(off)), silent.page.vllm_version or "of this image"
+    if max(off.values()) >= _REPEATED_ERRORS:
+        seen = f"the plugin's hooks {hooks} are off after errors in vLLM {release}; a new pod tries again"
+        return "HookOff", seen, started_anew(silent.pod)
+    seen = f"the plugin does not know vLLM {release}: its hooks {hooks} have found nothing to hook"
+    return "VersionUnknown", seen, excluded(silent.pod)
+
+
 def _from_elsewhere(silent: _Silent) -> Reason | None:
-    for name in ("PYTHONPATH", "VLLM_PLUGINS"):
+    for name in ("PYTHONPATH", PLUGINS):
         if "valueFrom" in (variable(silent.container, name) or {}):
             return "PluginPathFromElsewhere", f"{name} comes from elsewhere (valueFrom), and hides ours", silent.edit
     return None
 
 
 def _not_named(silent: _Silent) -> Reason | None:
-    plugins = variable(silent.container, "VLLM_PLUGINS")
-    if plugins is None or ENTRY_POINT in str(plugins.get("value") or "").split(","):
-        return None
-    return "PluginNotNamed", f"VLLM_PLUGINS is set without {ENTRY_POINT}: vLLM loads no other", silent.edit
+    """The list of plugins is there without ours: written in the pod, in a script, or in a ConfigMap."""
+    listed = variable(silent.container, PLUGINS)
+    if listed is not None:
+        seen = f"{PLUGINS} is set without {ENTRY_POINT}: vLLM loads no other"
+        return None if _names_ours(str(listed.get("value") or "")) else ("PluginNotNamed", seen, silent.edit)
+    for text in map(str, (*(silent.container.get("command") or ()), *(silent.container.get("args") or ()))):
+        set_to = _SET_IN_SCRIPT.search(text)
+        if set_to is not None and not _names_ours(set_to[1].strip("'\"")):
+            return "PluginNotNamed", f"its script sets {PLUGINS} without {ENTRY_POINT}", silent.edit
+    for name, plugins in _plugins_of_maps(silent):
+        if not _names_ours(plugins):
+            seen = f"{PLUGINS} comes from the ConfigMap {name} (envFrom), without {ENTRY_POINT}"
+            patch = json.dumps({"data": {PLUGINS: ",".join(filter(None, (plugins, ENTRY_POINT)))}})
+            fix = f"kubectl -n {silent.pod.key.namespace} patch configmap/{name} --type=merge -p '{patch}'"
+            return "PluginNotNamed", seen, f"{fix} && {started_anew(silent.pod)}"
+    return None
+
+
+def _plugins_of_maps(silent: _Silent) -> Iterator[tuple[str, str]]:
+    """Name and value; of several that set it, the last one counts."""
+    for source in reversed(silent.container.get("envFrom") or ()):
+        name, prefix = str((source.get("configMapRef") or {}).get("name") or ""), str(source.get("prefix") or "")
+        known = silent.facts.environments.get((silent.pod.key.namespace, name), {})
+        if PLUGINS.startswith(prefix) and PLUGINS.removeprefix(prefix) in known:
+            yield name, known[PLUGINS.removeprefix(prefix)]
+            return
+
+
+def _names_ours(plugins: str) -> bool:
+    return ENTRY_POINT in (one.strip() for one in plugins.split(","))
 
 
 def _isolated(silent: _Silent) -> Reason | None:
@@ -76,14 +123,9 @@ def _map_gone(silent: _Silent) -> Reason | None:
     there = {one["metadata"]["name"] for one in silent.facts.of("ConfigMap", silent.pod.key.namespace)}
     for volume in silent.raw["spec"].get("volumes") or ():
         name = (volume.get("configMap") or {}).get("name")
-        if (
-            volume.get("name") == PLUGIN_VOLUME
-            and name
-            and name not in there
-            and "ConfigMap" not in silent.facts.unseen
-        ):
+        if volume.get("name") == PLUGIN_VOLUME and name and name not in there:
             seen = f"it mounts the ConfigMap {name}, which is not there"
-            return "PluginMapGone", seen, started_anew(silent.pod.key)
+            return "PluginMapGone", seen, started_anew(silent.pod)
     return None
 
 
@@ -93,7 +135,7 @@ def _blocked(silent: _Silent) -> Reason | None:
         return None
     name = policy["metadata"]["name"]
     seen = f"NetworkPolicy {name} does not let the recommender reach port {silent.port}"
-    return "NetworkPolicyBlocks", seen, f"kubectl -n {silent.pod.key.namespace} edit networkpolicy/{name}"
+    return "NetworkPolicyBlocks", seen, letting_through(silent.facts, silent.raw, silent.port)
 
 
 def _port_taken(silent: _Silent) -> Reason | None:
@@ -120,13 +162,15 @@ def _another_answers(silent: _Silent) -> Reason | None:
 def _not_heard(silent: _Silent) -> Reason | None:
     if silent.page is not None and silent.page.trouble is not None:
         return None
-    return "PluginNotHeard", "the recommender does not reach its page", silent.log
+    seen = f"its page is there, and the recommender takes nothing from it: {silent.said}"
+    return "PluginNotHeard", seen, f"kubectl -n {silent.pod.key.namespace} describe vllmrecommendations"
 
 
 def _not_loaded(silent: _Silent) -> Reason:
     asked = f"m.entry_points(group='{ENTRY_POINT_GROUP}', name='{ENTRY_POINT}')"
     where = f"kubectl -n {silent.pod.key.namespace} exec {silent.pod.name} -c {silent.container['name']}"
-    look = f'{where} -- python3 -c "import importlib.metadata as m; print({asked})"'
+    variables = f"{{name: os.environ.get(name) for name in ('PYTHONPATH', '{PLUGINS}', '{ENV_DISABLED}')}}"
+    look = f'{where} -- python3 -c "import importlib.metadata as m, os; print({asked}, {variables})"'
     trouble = silent.page.trouble if silent.page is not None else ""
     return "PluginSilent", f"nothing answers on port {silent.port}: vLLM has not loaded the plugin ({trouble})", look
 
@@ -137,6 +181,7 @@ def _containers(raw: Raw) -> list[Raw]:
 
 
 _REASONS: tuple[Callable[[_Silent], Reason | None], ...] = (
+    _hooks_off,
     _from_elsewhere,
     _not_named,
     _isolated,

@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from recommender.api.policies import ClusterAutomation
 from recommender.api.recommendations import AUTOSCALER_CONFLICT, DEGRADED, VLLMRecommendation
 from recommender.api.sharing import GPUSHARE_MEMORY
+from recommender.conditions import BY_GPU_MEMORY, BY_POOL_USAGE
 from vllm_plugin.names import ANNOTATION_EMITTER
 from vllm_rightsizer.doctor.facts import CONFIGURATION, Facts, condition, titled
 from vllm_rightsizer.doctor.findings import Finding, Severity
+from vllm_rightsizer.doctor.fixes import edited
 
+_MOVES = {BY_POOL_USAGE: "raises", BY_GPU_MEMORY: "lowers"}
+"""What a smaller cache does to an autoscaler's metric, by the condition's reason."""
+_NONE = '{"spec":{"emitter":"none"}}'
 _SCHEDULER_CRDS = {
     "kai": "queues.scheduling.run.ai",
     "kai-nvfractions": "queues.scheduling.run.ai",
@@ -31,11 +36,12 @@ def autoscaler_conflicts(facts: Facts) -> Iterator[Finding]:
     for raw in facts.of(VLLMRecommendation.KIND):
         said = condition(raw, AUTOSCALER_CONFLICT)
         if said is not None and said["status"] == "True":
-            namespace = raw["metadata"]["namespace"]
-            why = (
-                "a smaller cache raises its metric, and with it the number of replicas: docs/autoscaling.md has another"
-            )
-            fix = f"kubectl -n {namespace} get horizontalpodautoscalers,scaledobjects -o wide"
+            moves = _MOVES.get(str(said.get("reason")), "changes")
+            why = f"a smaller cache {moves} its metric, and so the replicas: docs/autoscaling.md has another metric"
+            # kubectl shows nothing at all where it does not know one of the kinds.
+            keda = facts.one("CustomResourceDefinition", "scaledobjects.keda.sh") is not None
+            kinds = "horizontalpodautoscalers" + (",scaledobjects" if keda else "")
+            fix = f"kubectl -n {raw['metadata']['namespace']} get {kinds} -o yaml"
             yield Finding("AutoscalerConflict", Severity.WARNING, titled(raw), str(said.get("message")), why, fix)
 
 
@@ -45,25 +51,22 @@ def _described(namespace: str, name: str) -> str:
 
 def scheduler_missing(facts: Facts) -> Iterator[Finding]:
     """Somebody asks for sizes in the words of a GPU scheduler of which there is no trace."""
-    for about, emitter in _emitters(facts):
+    for about, emitter, fix in _emitters(facts):
         lacking = _lacking(facts, emitter)
         if lacking is not None:
-            yield Finding(
-                "SchedulerMissing",
-                Severity.WARNING,
-                about,
-                f"the emitter is {emitter}, and {lacking}",
-                "nobody reads the size that is asked for, or pods wait for ever",
-                """kubectl patch clusterautomation default --type=merge -p '{"spec":{"emitter":"none"}}'""",
-            )
+            seen = f"the emitter is {emitter}, and {lacking}"
+            why = "nobody reads the size that is asked for, or pods wait for ever"
+            yield Finding("SchedulerMissing", Severity.WARNING, about, seen, why, fix)
 
 
-def _emitters(facts: Facts) -> Iterator[tuple[str, str]]:
+def _emitters(facts: Facts) -> Iterator[tuple[str, str, str]]:
+    """Who says it, which one, and how it is changed."""
     for raw in facts.of(ClusterAutomation.KIND):
-        yield titled(raw, ClusterAutomation.KIND), str((raw.get("spec") or {}).get("emitter") or "none")
+        fix = f"kubectl patch clusterautomation {raw['metadata']['name']} --type=merge -p '{_NONE}'"
+        yield titled(raw, ClusterAutomation.KIND), str((raw.get("spec") or {}).get("emitter") or "none"), fix
     for pod in facts.pods.injected:
         if emitter := pod.annotations.get(ANNOTATION_EMITTER):
-            yield f"Pod {pod.key.namespace}/{pod.name}", str(emitter)
+            yield f"Pod {pod.key.namespace}/{pod.name}", str(emitter), edited(pod)
 
 
 def _lacking(facts: Facts, emitter: str) -> str | None:

@@ -9,7 +9,13 @@ from typing import Any
 
 from installation import CHAT, NOW, POD, PORT, Installation, bare, bundle
 
-from vllm_plugin.names import ANNOTATION_EXCLUDE, ANNOTATION_POLICY, ANNOTATION_SKIPPED, LABEL_INJECT
+from vllm_plugin.names import (
+    ANNOTATION_EMITTER,
+    ANNOTATION_EXCLUDE,
+    ANNOTATION_POLICY,
+    ANNOTATION_SKIPPED,
+    LABEL_INJECT,
+)
 from vllm_rightsizer.doctor.facts import Page, Probe, Right
 from webhook.pairs import LIFETIMES, new_authority
 
@@ -151,7 +157,7 @@ def released_lease(there: Installation) -> None:
     there.one("Lease")["spec"]["holderIdentity"] = ""
 
 
-@fault("NobodyOptedIn", f"kubectl label namespace NAME {LABEL_INJECT}=enabled")
+@fault("NobodyOptedIn", f"kubectl label --overwrite namespace chat {LABEL_INJECT}=enabled")
 def nobody_opted_in(there: Installation) -> Known:
     there.one("Namespace", CHAT)["metadata"]["labels"] = {}
     return {"probe": None}
@@ -162,7 +168,7 @@ def pod_older_than_the_opt_in(there: Installation) -> None:
     bare(there.one("Pod", POD))
 
 
-@fault("PluginRefused", f"kubectl -n chat annotate statefulset/llama {ANNOTATION_EXCLUDE}=true")
+@fault("PluginRefused", f"kubectl -n chat annotate statefulset/llama {ANNOTATION_EXCLUDE}=true --overwrite")
 def pod_that_the_webhook_refused(there: Installation) -> None:
     reason = "container vllm takes PYTHONPATH from elsewhere (valueFrom): write its value in the pod"
     bare(there.one("Pod", POD))["metadata"]["annotations"] = {ANNOTATION_SKIPPED: reason}
@@ -222,7 +228,7 @@ def python_without_the_entry_point(there: Installation) -> Known:
     return {"pages": UNANSWERED}
 
 
-@fault("NetworkPolicyBlocks", "kubectl -n chat edit networkpolicy/only-the-gateway")
+@fault("NetworkPolicyBlocks", '"ports": [{"port": 9415}]')
 def network_policy(there: Installation) -> None:
     there.add(network(ports=[{"port": 8000}]))
     there.condition("PluginReporting", "False", "ScrapeFailed")
@@ -263,33 +269,19 @@ def degraded(there: Installation) -> None:
     there.condition("Degraded", "True")
 
 
-@fault("AutoscalerConflict", "kubectl -n chat get horizontalpodautoscalers")
+@fault("AutoscalerConflict", "kubectl -n chat get horizontalpodautoscalers -o yaml")
 def autoscaler(there: Installation) -> None:
     there.condition("AutoscalerConflict", "True")
-
-
-@fault("GitOpsFights", "take caBundle out of the manifest")
-def argo_that_writes_the_bundle(there: Installation) -> Known:
-    there.webhook["clientConfig"]["caBundle"] = bundle(new_authority(NOW))
-    fields = {"f:webhooks": {'k:{"name":"pods"}': {"f:clientConfig": {"f:caBundle": {}}}}}
-    manager = {"manager": "argocd-controller", "fieldsV1": fields}
-    there.one("MutatingWebhookConfiguration")["metadata"]["managedFields"] = [manager]
-    return {"probe": Probe(CHAT)}
-
-
-@fault("GitOpsFights", "kubectl get clusterautomation default")
-def edit_that_flux_undoes(there: Installation) -> None:
-    metadata = there.one("ClusterAutomation")["metadata"]
-    metadata["labels"]["kustomize.toolkit.fluxcd.io/name"] = "apps"
-    fields = {"f:spec": {"f:vllmOptimize": {}}}
-    metadata["managedFields"] = [
-        {"manager": manager, "fieldsV1": fields} for manager in ("kustomize-controller", "kubectl-edit")
-    ]
 
 
 @fault("SchedulerMissing", "kubectl patch clusterautomation default")
 def emitter_without_its_scheduler(there: Installation) -> None:
     there.one("ClusterAutomation")["spec"]["emitter"] = "kai"
+
+
+@fault("SchedulerMissing", "kubectl -n chat edit statefulset/llama")
+def pod_with_an_emitter_of_its_own(there: Installation) -> None:
+    there.one("Pod", POD)["metadata"]["annotations"] = {ANNOTATION_EMITTER: "volcano"}
 
 
 @fault("ProbeRefused", "kubectl auth can-i create pods --namespace=chat")

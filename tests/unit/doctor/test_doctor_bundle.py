@@ -10,10 +10,10 @@ import pytest
 from installation import CHAT, POD, Installation
 
 from vllm_plugin.names import ANNOTATION_ORIGINAL_ARGS, ANNOTATION_SKIPPED
-from vllm_rightsizer.doctor.bundle import contents, write
+from vllm_rightsizer.doctor.bundle import contents, without_tokens, write
 from vllm_rightsizer.doctor.checks import CHECKS
 from vllm_rightsizer.doctor.findings import Finding, Severity, diagnosed
-from vllm_rightsizer.doctor.report import as_json, as_text
+from vllm_rightsizer.doctor.report import as_text, documents
 from vllm_rightsizer.errors import UserError
 
 SECRET = "hunter2"
@@ -34,6 +34,8 @@ def confidential() -> Installation:
         "--port",
         "8000",
         "--max-num-batched-tokens=8192",
+        f"--header=Authorization: Bearer {SECRET}",
+        f"--proxy=https://me:{SECRET}@proxy.example.com",
     ]
     there.container["command"] = ["sh", "-c", f'export AWS_SECRET_ACCESS_KEY="{SECRET} {SECRET}"; exec vllm serve "$@"']
     header = {"httpGet": {"httpHeaders": [{"name": "Authorization", "value": SECRET}]}}
@@ -43,12 +45,15 @@ def confidential() -> Installation:
         ANNOTATION_ORIGINAL_ARGS: json.dumps({"vllm": ["--api-key", SECRET]}),
         ANNOTATION_SKIPPED: "no recommendation",
     }
+    there.condition("Degraded", "True", message=f"exit code 2: unknown argument --hf-token={SECRET}")
+    there.one("Deployment")["metadata"]["annotations"] = {"note": SECRET}
     there.add({"kind": "Secret", "metadata": {"name": "s", "namespace": CHAT}, "data": {"a": SECRET}})
     return there
 
 
 def test_nothing_confidential_is_in_it() -> None:
-    files = contents(confidential().facts(), [], {})
+    facts = confidential().facts()
+    files = contents(facts, diagnosed(facts, CHECKS), {})
     assert [path for path, text in files.items() if SECRET in text] == []
     pod = files["objects/pod.json"]
     assert "HF_TOKEN" in pod
@@ -56,6 +61,23 @@ def test_nothing_confidential_is_in_it() -> None:
     assert '"8000"' in pod
     assert "--max-num-batched-tokens=8192" in pod
     assert "Secrets: none was kept" in files["LEFT-OUT.txt"]
+    assert "proxy.example.com" in pod
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("--api-key abc --port 1", "--api-key (left out) --port 1"),
+        ("HF_TOKEN='a b' vllm serve", "HF_TOKEN=(left out) vllm serve"),
+        ("POST https://me:abc@host/x: 403", "POST https://(left out)@host/x: 403"),
+        ("Authorization: Bearer abc", "Authorization: Bearer (left out)"),
+        ("with hf_abcdefghijklmnopqrst", "with (left out)"),
+        ("the Secret webhook-tls is gone: https://host/x", "the Secret webhook-tls is gone: https://host/x"),
+        ("--kv-cache-memory-bytes=1 --tokenizer=x", "--kv-cache-memory-bytes=1 --tokenizer=x"),
+    ],
+)
+def test_texts_lose_what_is_confidential_and_no_more(text: str, left: str) -> None:
+    assert without_tokens(text) == left
 
 
 def test_it_holds_what_is_ours_and_what_was_found(tmp_path: Path) -> None:
@@ -73,7 +95,7 @@ def test_it_holds_what_is_ours_and_what_was_found(tmp_path: Path) -> None:
     assert [one["name"] for one in json.loads(held["findings.json"])] == ["RecommendationDegraded"]
     [recommended] = json.loads(held["objects/vllmrecommendation.json"])
     assert recommended["metadata"]["namespace"] == CHAT
-    assert json.loads(held["versions.json"])["images"] == ["ghcr.io/vllm-rightsizer/vllm-rightsizer:0.1.0"]
+    assert json.loads(held["versions.json"])["images"] == ["vllm-rightsizer/vllm-rightsizer:0.1.0"]
     assert {"objects/mutatingwebhookconfiguration.json", "objects/deployment.json"} < held.keys()
 
 
@@ -90,6 +112,6 @@ def test_report_has_each_command_on_a_line_of_its_own() -> None:
     assert "WARNING  Name  Pod chat/llama" in text
     assert "seen [here]" in text
     assert text.endswith("1 warning\n")
-    assert json.loads(as_json([found]))["findings"][0]["severity"] == "warning"
+    assert documents([found])[0]["severity"] == "warning"
     assert "\x1b[" in as_text([found], colours=True)
     assert as_text([]).startswith("nothing found")

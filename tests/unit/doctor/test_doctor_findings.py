@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
 from typing import Any
 
+import doctor_faults_of_others as others
 import pytest
-from doctor_faults import FAULTS, UNANSWERED, autoscaler, failure_policy, network
-from installation import NOW, OURS, Installation, authority, bare, bundle, names, vllm_pod
+from doctor_faults import (
+    FAULTS,
+    UNANSWERED,
+    autoscaler,
+    failure_policy,
+    network,
+    webhook_image_that_is_not_there,
+)
+from installation import NOW, OURS, POD, Installation, authority, bare, bundle, names, vllm_pod
 
 from bench.lab.client import documents
 from bench.lab.programs import ROOT
@@ -27,7 +38,7 @@ def test_nothing_is_found_where_all_is_well() -> None:
 
 
 @pytest.mark.parametrize("fault_name", FAULTS)
-def test_fault_is_named_first(fault_name: str) -> None:
+def test_fault_is_named_first_with_a_command_that_any_shell_takes(fault_name: str) -> None:
     finding, fix, make = FAULTS[fault_name]
     there = Installation()
     known = make(there) or {}
@@ -35,11 +46,23 @@ def test_fault_is_named_first(fault_name: str) -> None:
     assert names(found)[:1] == [finding]
     assert fix in found[0].fix
     assert all((found[0].seen, found[0].why, found[0].about))
+    for one in found:
+        subprocess.run(["sh", "-n", "-c", one.fix], check=True)
+        # Not every shell takes comments where people type.
+        assert not re.search(r"(^|\s)#", one.fix)
 
 
 def test_a_page_that_the_recommender_alone_does_not_reach() -> None:
     there = Installation()
     there.condition("PluginReporting", "False", "ScrapeFailed")
+    assert names(examined(there)) == ["PluginNotHeard"]
+
+
+def test_what_is_said_of_a_pod_that_is_gone_is_not_said_of_the_next() -> None:
+    there = Installation()
+    there.condition("PluginReporting", "False", "ScrapeFailed", message="0 of 1 pods report; pod llama-before: refused")
+    assert examined(there) == []
+    there.condition("PluginReporting", "False", "ScrapeFailed", message="0 of 1 pods report; pod llama-0: refused")
     assert names(examined(there)) == ["PluginNotHeard"]
 
 
@@ -75,6 +98,15 @@ def test_network_policies_that_let_the_recommender_through(rule: dict[str, Any])
     assert names(examined(there)) == ["PluginNotHeard"]
 
 
+def test_command_against_a_network_policy_lets_the_recommender_through() -> None:
+    there = Installation()
+    there.add(network(ports=[{"port": 8000}]))
+    there.condition("PluginReporting", "False", "ScrapeFailed")
+    [found] = examined(there)
+    there.add(json.loads(found.fix.splitlines()[1]))
+    assert names(examined(there)) == ["PluginNotHeard"]
+
+
 def test_pods_that_are_excluded_or_elsewhere_lack_nothing() -> None:
     there = Installation()
     there.add(bare(vllm_pod("elsewhere", "others")))
@@ -104,6 +136,73 @@ def test_a_pod_that_only_sounds_like_vllm_lacks_nothing() -> None:
     assert examined(there) == []
 
 
+def test_monitors_that_somebody_takes_or_that_nobody_could_take() -> None:
+    there = Installation()
+    there.add(others.pod_monitor())
+    assert examined(there) == []
+    selected = {"matchExpressions": [{"key": "app", "operator": "Exists"}]}
+    there.add(others.prometheus(podMonitorSelector={"matchLabels": {"a": "b"}}, podMonitorNamespaceSelector={}))
+    there.add(others.prometheus(podMonitorSelector=selected, podMonitorNamespaceSelector={}))
+    assert examined(there) == []
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"syncPolicy": {"automated": {}}},
+        {
+            "ignoreDifferences": [
+                {
+                    "group": "admissionregistration.k8s.io",
+                    "kind": "MutatingWebhookConfiguration",
+                    "jsonPointers": ["/webhooks/0/clientConfig/caBundle"],
+                }
+            ]
+        },
+    ],
+)
+def test_applications_that_leave_the_bundle_alone(spec: dict[str, Any]) -> None:
+    there = Installation()
+    there.add(others.application(**spec))
+    assert examined(there) == []
+
+
+def test_a_release_that_changes_at_times_is_no_fight() -> None:
+    there = Installation()
+    metadata = there.one("MutatingWebhookConfiguration")["metadata"]
+    metadata |= {"generation": 300, "creationTimestamp": "2026-01-11T12:00:00Z"}
+    metadata["labels"]["kustomize.toolkit.fluxcd.io/name"] = "platform"
+    assert examined(there) == []
+
+
+def test_an_excluded_pod_with_a_silent_plugin_is_left_alone() -> None:
+    there = Installation()
+    there.one("Pod", POD)["metadata"]["annotations"] = {ANNOTATION_EXCLUDE: "true"}
+    there.condition("PluginReporting", "False", "ScrapeFailed")
+    assert examined(there, pages=UNANSWERED) == []
+
+
+@pytest.mark.parametrize("state", [{"deletionTimestamp": "2026-11-21T11:30:00Z"}, {"creationTimestamp": "2026-01-01"}])
+def test_a_pod_of_before_that_ends_is_no_rollout(state: dict[str, str]) -> None:
+    there = Installation()
+    others.newest(there, "webhook")
+    there.one("Pod", "newest")["metadata"] |= state
+    assert examined(there) == []
+
+
+def test_pods_that_do_not_start_where_no_others_serve_are_no_rollout() -> None:
+    there = Installation()
+    webhook_image_that_is_not_there(there)
+    assert names(examined(there)) == ["WebhookNotRunning"]
+
+
+def test_a_server_that_is_not_ready_is_quoted() -> None:
+    there = Installation()
+    there.one("Deployment", "vllm-rightsizer-recommender")["status"] = {}
+    [found] = examined(there, unready={"vllm-rightsizer-recommender-abc": "pods cannot be listed"})
+    assert found.seen == "0 of 1 replicas are ready; one says: pods cannot be listed"
+
+
 def test_a_coming_authority_beside_the_present_one_is_well() -> None:
     there = Installation()
     there.webhook["clientConfig"]["caBundle"] = bundle(authority(), new_authority(NOW))
@@ -117,6 +216,21 @@ def test_the_most_severe_comes_first() -> None:
     found = examined(there, unseen={"Node": "you are not allowed to list nodes"})
     assert names(found) == ["FailurePolicyChanged", "AutoscalerConflict", "NotLookedAt"]
     assert [one.severity for one in found] == list(Severity)
+
+
+@pytest.mark.parametrize(
+    ("reason", "moves"),
+    [
+        ("ScaledByPoolUsage", "raises"),
+        ("ScaledByGPUMemory", "lowers"),
+        ("ScaledByPoolUsageAndGPUMemory", "changes"),
+    ],
+)
+def test_what_a_size_does_to_an_autoscaler(reason: str, moves: str) -> None:
+    there = Installation()
+    there.condition("AutoscalerConflict", "True", reason)
+    [found] = examined(there)
+    assert found.why.startswith(f"a smaller cache {moves} its metric, and so the replicas")
 
 
 def test_rights_are_those_that_are_shipped() -> None:
