@@ -10,8 +10,8 @@ from pathlib import Path
 from recommender.api.apiserver.connection import CONNECTION_ERRORS, ApiError, ApiServer, CredentialsError, Raw
 from recommender.api.crds import definitions
 from recommender.api.logs import log_to_stderr
-from vllm_rightsizer.errors import UserError, require_kubeconfig
-from vllm_rightsizer.reading import own_kubeconfig
+from vllm_rightsizer.errors import UserError
+from vllm_rightsizer.kubeconfigs import access
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +25,10 @@ _LOOK_SECONDS = 0.2
 
 def apply_definitions(kubeconfig: Path | None, context: str | None) -> None:
     """Until the API server serves all of them. Raises `UserError` where it does not take one."""
-    kubeconfig = kubeconfig or own_kubeconfig()
-    require_kubeconfig(kubeconfig, context)
+    way = access(kubeconfig, context)
     log_to_stderr()
     try:
-        asyncio.run(_apply(kubeconfig, context))
+        asyncio.run(_apply(way.kubeconfig, way.context))
     except CredentialsError as error:
         raise UserError(str(error)) from error
 

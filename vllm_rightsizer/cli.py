@@ -15,17 +15,19 @@ from recommender.api.scopes import Scope
 from vllm_plugin.names import DEFAULT_PORT, VERSION
 from vllm_rightsizer import prometheus_options
 from vllm_rightsizer.doctor.options import Bundle, Diagnosis, DiagnosisOutput, Home
-from vllm_rightsizer.errors import (
-    UsageError,
-    UserError,
-    require_folder,
-    require_kubeconfig,
-    require_one_scope,
-    require_url,
-)
+from vllm_rightsizer.errors import UsageError, UserError, require_folder, require_kubeconfig, require_url
 from vllm_rightsizer.list_command import list_workloads
 from vllm_rightsizer.output import write_out
-from vllm_rightsizer.reading_options import AllNamespaces, Context, Objects, Output, OwnKubeconfig, SomeNamespace
+from vllm_rightsizer.reading_commands import explain, plan, what_if
+from vllm_rightsizer.reading_options import (
+    Color,
+    ColorOption,
+    Context,
+    OpenCostUrl,
+    OwnKubeconfig,
+    PriceFile,
+    ScopeOfPods,
+)
 
 app = typer.Typer(
     name="vllm-rightsizer",
@@ -50,22 +52,11 @@ class ManifestOutput(StrEnum):
     YAML = "yaml"
 
 
-PriceFile = Annotated[
-    Path | None, typer.Option("--prices", help="Your prices of GPUs, YAML or JSON; without it, a dated table.")
-]
-OpenCostUrl = Annotated[
-    str | None,
-    typer.Option("--opencost", help="URL of OpenCost's API, which prices what your own prices do not name."),
-]
-ScopeOfPods = Annotated[
-    Scope, typer.Option(help="Namespaces that count: those that say so, or all but those that say no.")
-]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Kubeconfig = Annotated[
     Path | None, typer.Option(help="How the API server is reached; without it, by the pod's service account.")
 ]
-ExplanationOutput = Annotated[Output, typer.Option("--output", "-o", help="What to print.")]
 
 
 def _version(wanted: bool) -> None:
@@ -163,6 +154,12 @@ def recommender(
     namespace: Annotated[
         str | None, typer.Option("--namespace", "-n", help="Of the Lease by which one leads; by default the pod's own.")
     ] = None,
+    plugin_maps: Annotated[
+        bool, typer.Option("--plugin-maps/--no-plugin-maps", help="Keep the plugin's ConfigMap in namespaces in scope.")
+    ] = True,
+    gpu_claims: Annotated[
+        bool, typer.Option("--gpu-claims/--no-gpu-claims", help="Keep ResourceClaimTemplates for the emitter dra.")
+    ] = True,
     prometheus: prometheus_options.Url = None,
     prometheus_token_file: prometheus_options.TokenFile = None,
     prometheus_ca_file: prometheus_options.CaFile = None,
@@ -190,6 +187,8 @@ def recommender(
         api=api,
         scope=scope,
         leader_elect=leader_elect,
+        plugin_maps=plugin_maps,
+        gpu_claims=gpu_claims,
         namespace=namespace or own_namespace(),
         prometheus=prometheus_options.prometheus_settings(
             prometheus,
@@ -259,68 +258,9 @@ def rewrite(
 
 
 app.command("list")(list_workloads)
-
-
-@app.command()
-def explain(
-    name: Annotated[str, typer.Argument(help="Name of the workload, or of its VLLMRecommendation.")],
-    history: Annotated[Path, typer.Option(help="File in which the recommender keeps its measurements.")],
-    objects: Objects = None,
-    kubeconfig: OwnKubeconfig = None,
-    context: Context = None,
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
-    output: ExplanationOutput = Output.TEXT,
-) -> None:
-    """Show every sample, rule and bound behind one recommendation."""
-    from vllm_rightsizer.explaining import print_explanation
-    from vllm_rightsizer.reading import Source
-
-    print_explanation(Source(objects, kubeconfig, context), history, namespace, name, output)
-
-
-@app.command("what-if")
-def what_if(
-    history: Annotated[Path, typer.Option(help="File in which the recommender keeps its measurements.")],
-    objects: Objects = None,
-    kubeconfig: OwnKubeconfig = None,
-    context: Context = None,
-    name: Annotated[
-        str | None, typer.Argument(help="Name of a workload, or of its VLLMRecommendation; without it, all.")
-    ] = None,
-    policy: Annotated[str | None, typer.Option(help="VLLMPolicy to try; without it, each workload's own.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Field to change in it, such as hitRateLoss.points=2; repeatable.")
-    ] = None,
-    namespace: SomeNamespace = None,
-    all_namespaces: AllNamespaces = False,
-    output: ExplanationOutput = Output.TEXT,
-) -> None:
-    """Show what another policy would recommend, and how the window seen would have gone with it."""
-    from vllm_rightsizer.reading import Source
-    from vllm_rightsizer.what_if import print_what_if
-
-    require_one_scope(namespace, all_namespaces)
-    source = Source(objects, kubeconfig, context)
-    print_what_if(source, history, policy, settings or [], namespace, name, output)
-
-
-@app.command()
-def plan(
-    objects: Objects = None,
-    kubeconfig: OwnKubeconfig = None,
-    context: Context = None,
-    prices: PriceFile = None,
-    opencost: OpenCostUrl = None,
-    scope: ScopeOfPods = Scope.OPT_IN,
-    output: ExplanationOutput = Output.TEXT,
-) -> None:
-    """Show which workloads fit together on which GPUs after right-sizing, and how many GPUs that frees."""
-    from vllm_rightsizer.plan import print_plan
-    from vllm_rightsizer.reading import Source
-
-    require_url(opencost, "--opencost")
-    source = Source(objects, kubeconfig, context)
-    print_plan(source, prices, opencost, scope=scope, output=output)
+app.command()(explain)
+app.command("what-if")(what_if)
+app.command()(plan)
 
 
 @app.command()
@@ -329,12 +269,13 @@ def doctor(
     context: Context = None,
     namespace: Home = None,
     output: DiagnosisOutput = Diagnosis.TABLE,
+    color: ColorOption = Color.AUTO,
     bundle: Bundle = None,
 ) -> None:
     """Look at an installation from outside: what is wrong, why that matters, and the command that mends it."""
     from vllm_rightsizer.doctor.command import run_doctor
 
-    raise typer.Exit(run_doctor(kubeconfig, context, namespace, bundle, json=output is Diagnosis.JSON))
+    raise typer.Exit(run_doctor(kubeconfig, context, namespace, bundle, output, color))
 
 
 @app.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,36 +12,78 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from recommender.api.recommendations import EstimatedPool, RecommendationStatus, Savings
+from recommender.api.object_store import ObjectReader
+from recommender.api.objects import InvalidObjectError
+from recommender.api.recommendations import EstimatedPool, RecommendationStatus, Savings, VLLMRecommendation
 from recommender.api.units import format_bytes
-from recommender.explanations import Explanation, IntervalRow, NothingToExplainError, explain
+from recommender.explanations import Explanation, IntervalRow, explanation_of, explanation_of_status
+from recommender.history import HistoryReader
 from recommender.history_files import HistoryError
-from vllm_rightsizer.errors import UsageError, UserError
-from vllm_rightsizer.output import write_document
-from vllm_rightsizer.reading import Source, read_sizes
-from vllm_rightsizer.reading_options import Output
-from vllm_rightsizer.tables import show, table
+from vllm_rightsizer.errors import UserError
+from vllm_rightsizer.output import csv_of, write_document, write_out
+from vllm_rightsizer.reading import RefusedSourceError, Source, read_recommendations, read_sizes
+from vllm_rightsizer.reading_options import Color, Output
+from vllm_rightsizer.tables import Paper, show, table
+from vllm_rightsizer.workload_names import known_of, one_of
 
 _WIDTH_WITHOUT_TERMINAL = 200
 _CHANGES_SHOWN = 12
+_NOT_WHOLE = (
+    "Samples, guards, the curve and what happened before come from the recommender's history: give that file, or a "
+    "copy, with --history, or ask the recommender's HTTP API."
+)
 
 
-def print_explanation(source: Source, history: Path, namespace: str, name: str, output: Output) -> None:
-    """Print why the recommendation `name` is what it is."""
-    objects = read_sizes(source, namespace)
+def print_explanation(
+    source: Source, history: Path | None, namespace: str | None, workload: str, output: Output, color: Color
+) -> None:
+    """Print why what is recommended for `workload`, of `namespace` or that of the context, is what it is; without
+    `history` as far as its status says."""
+    namespace = namespace or source.namespace
+    objects, with_policies = _read(source, namespace)
+    found = one_of(workload, known_of(objects.list(VLLMRecommendation.KIND, namespace)), namespace)
     try:
-        explanation = explain(objects, history, namespace, name)
-    except NothingToExplainError as error:
-        raise UsageError(str(error)) from error
+        explanation = _explanation(objects, history, namespace, str(found.recommendation))
+    except InvalidObjectError as error:
+        raise UserError(f"{error}: the recommender writes it anew; where it does not, its log says why") from error
     except HistoryError as error:
         raise UserError(str(error)) from error
-    if output is not Output.TEXT:
+    if not with_policies:
+        # It would say that there is none.
+        explanation = replace(explanation, policy_fault=None)
+    if output is Output.CSV:
+        write_out(csv_of(explanation.to_json()["intervals"]))
+    elif not output.is_table:
         write_document(explanation.to_json(), as_yaml=output is Output.YAML)
-        return
-    show(lambda console: _print(console, explanation), _WIDTH_WITHOUT_TERMINAL)
+    else:
+        show(
+            lambda console: _print(console, explanation, whole=history is not None),
+            Paper.of(color),
+            _WIDTH_WITHOUT_TERMINAL,
+            wide=output is Output.WIDE,
+        )
 
 
-def _print(console: Console, explanation: Explanation) -> None:
+def _read(source: Source, namespace: str) -> tuple[ObjectReader, bool]:
+    """Recommendations and policies; and whether policies are among them. Whoever may see one namespace alone goes
+    without. Raises `UserError`."""
+    try:
+        return read_sizes(source, namespace), True
+    except RefusedSourceError as error:
+        objects = read_recommendations(source, namespace)
+        print(f"the policy is not shown: {error}", file=sys.stderr)
+        return objects, False
+
+
+def _explanation(objects: ObjectReader, history: Path | None, namespace: str, name: str) -> Explanation:
+    recommendation = VLLMRecommendation.from_json(objects.get(VLLMRecommendation.KIND, namespace, name) or {})
+    if history is None:
+        return explanation_of_status(objects, recommendation)
+    with HistoryReader.open(history) as opened:
+        return explanation_of(objects, opened, recommendation)
+
+
+def _print(console: Console, explanation: Explanation, *, whole: bool) -> None:
     recommendation = explanation.recommendation
     status, reference = recommendation.status, recommendation.spec.target_ref
     console.print(
@@ -75,6 +119,8 @@ def _print(console: Console, explanation: Explanation) -> None:
     _curve(console, explanation)
     _samples(console, explanation)
     _conditions(console, explanation)
+    if not whole:
+        console.print(f"\n[dim]{_NOT_WHOLE}[/]", highlight=False)
 
 
 def _estimate(estimated: EstimatedPool) -> str:

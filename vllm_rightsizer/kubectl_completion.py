@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shlex
 import sys
@@ -19,6 +20,7 @@ def main() -> None:
     os.environ["_VLLM_RIGHTSIZER_COMPLETE"] = "complete_fish"
     os.environ["_TYPER_COMPLETE_FISH_ACTION"] = "get-args"
     os.environ["_TYPER_COMPLETE_ARGS"] = shlex.join([_PROGRAM, *sys.argv[1:]])
-    with contextlib.suppress(SystemExit):
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as offered:
         app(prog_name=_PROGRAM)
-    print(":0")
+    # Where there is nothing, fish is given an empty line, which kubectl would offer.
+    print(*filter(None, offered.getvalue().splitlines()), ":0", sep="\n")

@@ -9,9 +9,12 @@ import typer
 from vllm_rightsizer.errors import require_one_scope
 from vllm_rightsizer.reading_options import (
     AllNamespaces,
+    Color,
+    ColorOption,
     Context,
-    ListOutput,
     Objects,
+    Output,
+    OutputOption,
     OwnKubeconfig,
     SomeNamespace,
     SortColumn,
@@ -27,11 +30,23 @@ def list_workloads(
     sort: Annotated[
         SortColumn, typer.Option(help="Texts from A to Z, amounts from the largest down.")
     ] = SortColumn.WORKLOAD,
-    output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", "-w", help="Go on: a table that stays true, or where there is no terminal, changes."),
+    ] = False,
+    output: OutputOption = Output.TABLE,
+    color: ColorOption = Color.AUTO,
 ) -> None:
     """Show each workload: what it claims of its GPUs, uses and needs, what that saves, and where it stands."""
-    from vllm_rightsizer.listing import print_list
     from vllm_rightsizer.reading import Source
 
     require_one_scope(namespace, all_namespaces)
-    print_list(Source(objects, kubeconfig, context), namespace, sort, output)
+    source = Source(objects, kubeconfig, context)
+    if watch:
+        from vllm_rightsizer.watching import watch_list
+
+        watch_list(source, namespace, sort, output, color)
+    else:
+        from vllm_rightsizer.listing import print_list
+
+        print_list(source, namespace, sort, output, color)

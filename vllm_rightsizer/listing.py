@@ -4,49 +4,65 @@ what to do next."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 
-from rich.console import Console
-
-from recommender.api.object_store import ObjectReader, Raw
+from recommender.api.object_store import Raw
 from recommender.api.objects import InvalidObjectError
 from recommender.api.recommendations import VLLMRecommendation
 from recommender.api.scopes import ENABLED
-from recommender.discovery import Pod, census_of, discover, opted_in
-from recommender.resolution import Resolver
+from recommender.discovery import opted_in
 from vllm_plugin.names import LABEL_INJECT, LABEL_INJECTED
 from vllm_rightsizer.errors import UserError
-from vllm_rightsizer.output import write_document, write_out
-from vllm_rightsizer.reading import Source, read_namespaces, read_workloads
-from vllm_rightsizer.reading_options import ListOutput, SortColumn
-from vllm_rightsizer.tables import drawn
-from vllm_rightsizer.workload_rows import Row, rows_of, sorted_by, total_of
-from vllm_rightsizer.workload_tables import csv_of, table_of
+from vllm_rightsizer.output import csv_of, write_document, write_out
+from vllm_rightsizer.reading import Source, read_namespaces, read_recommendations
+from vllm_rightsizer.reading_options import Color, Output, SortColumn
+from vllm_rightsizer.tables import Paper, drawn
+from vllm_rightsizer.workload_rows import Row, row_of, sorted_by, total_of
+from vllm_rightsizer.workload_tables import table_of
 
-_UNLIMITED = 100_000
-"""Characters of a line that no terminal bounds."""
 _MOST_NAMES = 5
 
 
-def print_list(source: Source, namespace: str | None, sort: SortColumn, output: ListOutput) -> None:
+def print_list(source: Source, namespace: str | None, sort: SortColumn, output: Output, color: Color) -> None:
     """Print the workloads of `namespace`, None for all. What is empty is no error: standard error says what to do."""
-    objects = read_workloads(source, namespace)
-    rows = sorted_by(rows_in(objects, namespace), sort)
+    raws = read_recommendations(source, namespace).list(VLLMRecommendation.KIND, namespace)
+    found, faults = rows_in(raws)
+    for fault in faults:
+        print(f"passed over: {fault}", file=sys.stderr)
+    rows = sorted_by(found, sort)
     if not rows:
-        print(hint_of(_namespaces(source), namespace), file=sys.stderr)
-    if output is ListOutput.CSV:
-        write_out(csv_of(rows))
-    elif output in (ListOutput.JSON, ListOutput.YAML):
+        print(hint_for(source, namespace), file=sys.stderr)
+    if output is Output.CSV:
+        write_out(csv_of([row.to_json() for row in rows]))
+    elif not output.is_table:
         document = {"workloads": [row.to_json() for row in rows], "total": total_of(rows).to_json()}
-        write_document(document, as_yaml=output is ListOutput.YAML)
+        write_document(document, as_yaml=output is Output.YAML)
     elif rows:
-        write_out(_shown(rows, wide=output is ListOutput.WIDE))
+        paper, wide = Paper.of(color), output is Output.WIDE
+        table = table_of(rows, paper.width, wide=wide)
+        write_out(drawn(lambda wanted: wanted.print(table), None if wide else paper.width, paper))
 
 
-def rows_in(objects: ObjectReader, namespace: str | None = None) -> list[Row]:
-    """Those of `namespace`, None for all; what cannot be understood is named on standard error."""
-    return rows_of(_recommendations(objects, namespace), _pods(objects))
+def rows_in(raws: Iterable[Raw]) -> tuple[list[Row], list[str]]:
+    """Of recommendations; and what is wrong with each that cannot be understood."""
+    found: list[Row] = []
+    faults: list[str] = []
+    for raw in raws:
+        try:
+            found.append(row_of(VLLMRecommendation.from_json(raw)))
+        except InvalidObjectError as error:
+            faults.append(str(error))
+    return found, faults
+
+
+def hint_for(source: Source, namespace: str | None) -> str:
+    """What to do where nothing is recommended, as far as the user may look."""
+    try:
+        namespaces = read_namespaces(source).list("Namespace")
+    except UserError:
+        # Whoever may see one namespace alone is helped without.
+        return hint_of(None, namespace)
+    return hint_of(namespaces, namespace)
 
 
 def hint_of(namespaces: Sequence[Raw] | None, namespace: str | None) -> str:
@@ -70,37 +86,3 @@ def hint_of(namespaces: Sequence[Raw] | None, namespace: str | None) -> str:
         f"started since the namespace opted in. `kubectl get pods -A -l {LABEL_INJECTED}` shows pods with the plugin; "
         "where there are some, `vllm-rightsizer doctor` says why they are not measured"
     )
-
-
-def _recommendations(objects: ObjectReader, namespace: str | None) -> list[VLLMRecommendation]:
-    found: list[VLLMRecommendation] = []
-    for raw in objects.list(VLLMRecommendation.KIND, namespace):
-        try:
-            found.append(VLLMRecommendation.from_json(raw))
-        except InvalidObjectError as error:
-            print(f"passed over: {error}", file=sys.stderr)
-    return found
-
-
-def _pods(objects: ObjectReader) -> tuple[Pod, ...]:
-    """Whatever their namespaces say by now: those that nothing is recommended for count nowhere."""
-    census = census_of(objects)
-    everywhere = replace(census, opted_in=frozenset(seen.namespace for seen in census.pods))
-    found = discover(everywhere, Resolver(objects, {}).owner_groups())
-    return (*found.injected, *found.bare)
-
-
-def _namespaces(source: Source) -> list[Raw] | None:
-    try:
-        return read_namespaces(source).list("Namespace")
-    except UserError:
-        # Whoever may see one namespace alone is helped without.
-        return None
-
-
-def _shown(rows: Sequence[Row], *, wide: bool) -> str:
-    console = Console()
-    room = console.width if console.is_terminal else None
-    rows_drawn = table_of(rows, room, wide=wide)
-    width = _UNLIMITED if wide or room is None else room
-    return drawn(lambda wanted: wanted.print(rows_drawn), width, console)

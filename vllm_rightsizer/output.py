@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm_rightsizer.errors import UserError
@@ -31,6 +32,18 @@ def write_document(document: Any, *, as_yaml: bool) -> None:
         write_out(f"{json.dumps(document, indent=2)}\n")
         return
     write_out(yaml_of([document]))
+
+
+def csv_of(lines: Sequence[Mapping[str, Any]], *, headed: bool = True) -> str:
+    """A line for each of `lines`, below the names of the fields unless `headed` is false: amounts as plain numbers.
+    Of no lines nothing."""
+    text = io.StringIO()
+    if lines:
+        writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+        if headed:
+            writer.writeheader()
+        writer.writerows(lines)
+    return text.getvalue()
 
 
 def yaml_of(documents: Sequence[Any]) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,17 +18,28 @@ from recommender.packing_plans import AFTER, Engine, Plan, Scenario, Stock, plan
 from recommender.plan_documents import plan_json
 from recommender.prices import NodePrices, Prices, PricesError, Unpriced, read_price_map
 from vllm_rightsizer.errors import UsageError, UserError
-from vllm_rightsizer.output import write_document
+from vllm_rightsizer.output import csv_of, write_document, write_out
 from vllm_rightsizer.reading import Source, read_fleet
-from vllm_rightsizer.reading_options import Output
-from vllm_rightsizer.tables import show, table
+from vllm_rightsizer.reading_options import Color, Output
+from vllm_rightsizer.tables import Paper, show, table
+from vllm_rightsizer.workload_names import Known, chosen
 
 _WIDTH_WITHOUT_TERMINAL = 160
 
 
-def print_plan(source: Source, prices: Path | None, opencost: str | None, *, scope: Scope, output: Output) -> None:
+def print_plan(
+    source: Source,
+    prices: Path | None,
+    opencost: str | None,
+    scope: Scope,
+    namespace: str | None,
+    workload: str | None,
+    output: Output,
+    color: Color,
+) -> None:
     """Print the plan for the pods of `source` in namespaces of `scope`, priced by the map in `prices` and the API at
-    `opencost`, where given."""
+    `opencost`, where given. It is one of all pods; of `namespace` and `workload`, None for all, is only what is shown.
+    """
     try:
         own = Prices(read_price_map(prices) if prices is not None else None)
     except PricesError as error:
@@ -35,10 +47,27 @@ def print_plan(source: Source, prices: Path | None, opencost: str | None, *, sco
     objects = read_fleet(source)
     costs = own if opencost is None else own.with_nodes(_asked(opencost))
     plan = plan_of(objects, costs, census_of(objects, scope))
-    if output is not Output.TEXT:
-        write_document(plan_json(plan), as_yaml=output is Output.YAML)
-        return
-    show(lambda console: _print(console, plan), _WIDTH_WITHOUT_TERMINAL)
+    engines = _meant(plan, namespace, workload)
+    if output is Output.CSV:
+        write_out(csv_of(_lines(plan, engines)))
+    elif not output.is_table:
+        write_document(_document(plan, engines), as_yaml=output is Output.YAML)
+    else:
+        wide = output is Output.WIDE
+        show(lambda console: _print(console, plan, engines), Paper.of(color), _WIDTH_WITHOUT_TERMINAL, wide=wide)
+
+
+def _meant(plan: Plan, namespace: str | None, workload: str | None) -> Collection[str] | None:
+    """The names of the engines that are asked for, planned or left out; None for all."""
+    if namespace is None and workload is None:
+        return None
+    keys = {engine.name: engine.key for stock in plan.stocks for engine in stock.engines}
+    keys |= {one.name: one.key for one in plan.left_out}
+    known = {name: Known(key) for name, key in keys.items() if namespace in (None, key.namespace)}
+    if workload is None:
+        return known.keys()
+    found = chosen(workload, list(dict.fromkeys(known.values())), namespace)
+    return {name for name, one in known.items() if one in found}
 
 
 def _asked(url: str) -> NodePrices:
@@ -51,21 +80,62 @@ def _asked(url: str) -> NodePrices:
         raise UserError(str(error)) from error
 
 
-def _print(console: Console, plan: Plan) -> None:
-    if not plan.stocks:
+def _document(plan: Plan, engines: Collection[str] | None) -> dict[str, Any]:
+    """The plan's JSON, of `engines` alone; what is freed and what that is worth is that of all."""
+    whole = plan_json(_part(plan, engines))
+    if engines is not None:
+        for scenario in (stock[name] for stock in whole["stocks"] for name in AFTER):
+            scenario["cards"] = [card for card in scenario["cards"] if _names(card) & set(engines)]
+    return whole
+
+
+def _lines(plan: Plan, engines: Collection[str] | None) -> list[dict[str, Any]]:
+    """A line for each engine on each of its GPUs, in both cases."""
+    return [
+        {
+            "product": stock["product"],
+            "scenario": scenario,
+            "node": card["node"],
+            "gpu": card["gpu"],
+            "engine": engine["name"],
+            "requestBytes": engine["requestBytes"],
+        }
+        for stock in _document(plan, engines)["stocks"]
+        for scenario in AFTER
+        for card in stock[scenario]["cards"]
+        for engine in card["engines"]
+    ]
+
+
+def _names(card: Mapping[str, Any]) -> set[str]:
+    return {engine["name"] for engine in card["engines"]}
+
+
+def _part(plan: Plan, engines: Collection[str] | None) -> Plan:
+    """The stocks in which one of `engines` is, and of what is left out those that are; None for all."""
+    if engines is None:
+        return plan
+    stocks = tuple(stock for stock in plan.stocks if any(engine.name in engines for engine in stock.engines))
+    return Plan(stocks, tuple(one for one in plan.left_out if one.name in engines))
+
+
+def _print(console: Console, plan: Plan, engines: Collection[str] | None) -> None:
+    shown = _part(plan, engines)
+    if not shown.stocks:
         console.print("There are no GPUs to plan with: no pod that runs vLLM holds one on a node whose labels tell it.")
-    for stock in plan.stocks:
+    for stock in shown.stocks:
         console.print(f"[bold]{escape(stock.product)}[/], {format_bytes(stock.memory_bytes)} each", highlight=False)
         console.print(_summary(stock))
         console.print()
         same = stock.bankable == stock.potential
         for scenario in AFTER[1:] if same else AFTER:
-            console.print(_cards(stock, scenario))
+            console.print(_cards(stock, scenario, engines))
             console.print()
-        if any(engine.profile is not None for engine in stock.engines):
-            console.print(_profiles(stock.engines))
+        sliced = [one for one in stock.engines if one.profile is not None and (engines is None or one.name in engines)]
+        if sliced:
+            console.print(_profiles(sliced))
             console.print()
-    for one in plan.left_out:
+    for one in shown.left_out:
         console.print(f"{one.name} is in no plan: {one.reason}", highlight=False, markup=False)
 
 
@@ -92,19 +162,21 @@ def _month(stock: Stock, scenario: Scenario) -> str:
     return f"{worth.amount:.2f} {worth.currency}, prices of {worth.day}"
 
 
-def _cards(stock: Stock, scenario: Scenario) -> Table:
+def _cards(stock: Stock, scenario: Scenario, shown: Collection[str] | None) -> Table:
     rows = table("node", "GPU", "left", "engines", title=f"Together on one GPU: {scenario}")
     engines = {engine.name: engine for engine in stock.engines}
     packing = stock.packing(scenario)
     for node, index in sorted(packing.used):
         names = packing.tenants[node, index]
+        if shown is not None and not set(names) & set(shown):
+            continue
         needs = [engines[name].need_bytes(scenario) for name in names]
         left = stock.memory_bytes - sum(need for need in needs if need is not None)
-        shown = [
+        tenants = [
             f"{name} whole" if need is None else f"{name} {format_bytes(need)}"
             for name, need in zip(names, needs, strict=True)
         ]
-        rows.add_row(node, str(index), "–" if None in needs else format_bytes(left), escape(", ".join(shown)))
+        rows.add_row(node, str(index), "–" if None in needs else format_bytes(left), escape(", ".join(tenants)))
     return rows
 
 

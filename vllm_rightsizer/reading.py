@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from recommender.api.object_store import FileObjectStore, ObjectReader
-from vllm_rightsizer.errors import UsageError, UserError, require_folder, require_kubeconfig
+from vllm_rightsizer.errors import UsageError, UserError, require_folder
+from vllm_rightsizer.kubeconfigs import DEFAULT_NAMESPACE, Access, access
 
-What = Literal["sizes", "workloads", "fleet", "namespaces"]
+What = Literal["sizes", "recommendations", "fleet", "namespaces"]
 
 
 class RefusedSourceError(UserError):
@@ -26,18 +26,27 @@ class Source:
     kubeconfig: Path | None = None
     context: str | None = None
 
+    @property
+    def namespace(self) -> str:
+        """Where a name is looked for that says none: that of the context. Raises `UsageError`."""
+        return DEFAULT_NAMESPACE if self.objects is not None else self.access.namespace
+
+    @property
+    def access(self) -> Access:
+        """How the API server is reached. Raises `UsageError` where there is no such context."""
+        return access(self.kubeconfig, self.context)
+
 
 def read_sizes(source: Source, namespace: str | None = None) -> ObjectReader:
     """Policies and recommendations, of an API server those of `namespace` alone, where one is given. Raises as
     `read_fleet`."""
-    return _folder(source) or _listed(source, "sizes", namespace)
+    return folder_of(source) or _listed(source, "sizes", namespace)
 
 
-def read_workloads(source: Source, namespace: str | None = None) -> ObjectReader:
-    """Recommendations and pods, of an API server those of `namespace` alone, where one is given, and the automation
-    that says which pods belong together. Raises as `read_fleet`."""
+def read_recommendations(source: Source, namespace: str | None = None) -> ObjectReader:
+    """Recommendations, of an API server those of `namespace` alone, where one is given. Raises as `read_fleet`."""
     try:
-        return _folder(source) or _listed(source, "workloads", namespace)
+        return folder_of(source) or _listed(source, "recommendations", namespace)
     except RefusedSourceError as error:
         if namespace is not None:
             raise
@@ -46,16 +55,17 @@ def read_workloads(source: Source, namespace: str | None = None) -> ObjectReader
 
 def read_namespaces(source: Source) -> ObjectReader:
     """Namespaces. Raises as `read_fleet`."""
-    return _folder(source) or _listed(source, "namespaces")
+    return folder_of(source) or _listed(source, "namespaces")
 
 
 def read_fleet(source: Source) -> ObjectReader:
     """Pods, their owners and Nodes too. Raises `UsageError` where the options contradict each other, `UserError` where
     the API server is not known or does not show what is needed."""
-    return _folder(source) or _listed(source, "fleet")
+    return folder_of(source) or _listed(source, "fleet")
 
 
-def _folder(source: Source) -> ObjectReader | None:
+def folder_of(source: Source) -> FileObjectStore | None:
+    """The folder in which the objects lie; None where an API server has them. Raises `UsageError`."""
     if source.objects is None:
         return None
     if source.kubeconfig is not None or source.context is not None:
@@ -67,16 +77,14 @@ def _folder(source: Source) -> ObjectReader | None:
 def _listed(source: Source, what: What, namespace: str | None = None) -> ObjectReader:
     # What speaks with API servers takes a second to be brought in.
     from recommender.api.apiserver.connection import ApiServer, CredentialsError
-    from recommender.cluster_objects import NAMESPACES
-    from recommender.listed_objects import FLEET, SIZES, WORKLOADS, ListingError, RefusedError, list_objects
+    from recommender.cluster_objects import NAMESPACES, RECOMMENDATIONS
+    from recommender.listed_objects import FLEET, SIZES, ListingError, RefusedError, list_objects
 
-    resources = {"sizes": SIZES, "workloads": WORKLOADS, "fleet": FLEET, "namespaces": (NAMESPACES,)}[what]
-
-    kubeconfig = source.kubeconfig or own_kubeconfig()
-    require_kubeconfig(kubeconfig, source.context)
+    kinds = {"sizes": SIZES, "recommendations": (RECOMMENDATIONS,), "fleet": FLEET, "namespaces": (NAMESPACES,)}
+    resources, way = kinds[what], source.access
 
     async def listed() -> ObjectReader:
-        server = await ApiServer.connect(kubeconfig, source.context)
+        server = await ApiServer.connect(way.kubeconfig, way.context)
         try:
             return await list_objects(server, resources, namespace)
         finally:
@@ -90,15 +98,3 @@ def _listed(source: Source, what: What, namespace: str | None = None) -> ObjectR
         raise RefusedSourceError(str(error)) from error
     except ListingError as error:
         raise UserError(str(error)) from error
-
-
-def own_kubeconfig() -> Path | None:
-    """The one that kubectl would take; None where there is none, as in a pod, which has a service account. Raises
-    `UsageError` where kubectl would take several together."""
-    named = [path for path in os.environ.get("KUBECONFIG", "").split(os.pathsep) if path]
-    if len(named) > 1:
-        raise UsageError(f"KUBECONFIG names several files ({', '.join(named)}): name one of them with --kubeconfig")
-    if named:
-        return Path(named[0])
-    own = Path(os.environ.get("HOME", "/")) / ".kube" / "config"
-    return own if own.is_file() else None

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from pydantic.alias_generators import to_camel
 from rich.console import Console
 from rich.table import Table
 
+from recommender.api.object_store import ObjectReader
+from recommender.api.recommendations import VLLMRecommendation
 from recommender.api.units import format_bytes
 from recommender.history_files import HistoryError
-from recommender.policy_changes import PolicyChangeError, policy_change
+from recommender.policy_changes import PolicyChange, PolicyChangeError, policy_change
 from recommender.what_ifs import Comparison, Outcome, what_if
 from vllm_rightsizer.errors import UsageError, UserError
-from vllm_rightsizer.output import write_document
+from vllm_rightsizer.listing import hint_for
+from vllm_rightsizer.output import csv_of, write_document, write_out
 from vllm_rightsizer.reading import Source, read_sizes
-from vllm_rightsizer.reading_options import Output
-from vllm_rightsizer.tables import show, table
+from vllm_rightsizer.reading_options import Color, Output
+from vllm_rightsizer.tables import Paper, show, table
+from vllm_rightsizer.workload_names import chosen, known_of
 
 _WIDTH_WITHOUT_TERMINAL = 160
 
@@ -29,26 +37,61 @@ def print_what_if(
     namespace: str | None,
     workload: str | None,
     output: Output,
+    color: Color,
 ) -> None:
-    """Print what the policy called `policy`, or each workload's own, with `settings` changed in it, would recommend."""
+    """Print what the policy called `policy`, or each workload's own, with `settings` changed in it, would recommend for
+    `workload`, None for all, in `namespace`, None for all."""
     if policy is None and not settings:
         raise UsageError("say which policy to try: --policy NAME, or --set FIELD=VALUE, such as --set percentile=95")
     store = read_sizes(source, namespace)
+    meant = None
+    if workload is not None:
+        known = known_of(store.list(VLLMRecommendation.KIND, namespace))
+        meant = {(one.key.namespace, one.recommendation) for one in chosen(workload, known, namespace)}
     try:
         change = policy_change(store, policy, settings)
-        found = list(what_if(store, history, change, namespace, workload))
+        found = list(_compared(store, history, change, namespace, meant))
     except PolicyChangeError as error:
         raise UsageError(str(error)) from error
     except HistoryError as error:
         raise UserError(str(error)) from error
+    if not found and workload is not None:
+        raise UserError(f"what is recommended for {workload} cannot be understood: `vllm-rightsizer list` says why")
     if not found:
-        where = f" in namespace {namespace}" if namespace else ""
-        what = f"of a workload called {workload}" if workload else ""
-        raise UsageError(f"there is no VLLMRecommendation {what}{where}".replace("  ", " "))
-    if output is not Output.TEXT:
+        print(hint_for(source, namespace), file=sys.stderr)
+    if output is Output.CSV:
+        write_out(csv_of([_line(one) for one in found]))
+    elif not output.is_table:
         write_document([one.to_json() for one in found], as_yaml=output is Output.YAML)
+    elif found:
+        wide = output is Output.WIDE
+        show(lambda console: _print(console, found), Paper.of(color), _WIDTH_WITHOUT_TERMINAL, wide=wide)
+
+
+def _compared(
+    store: ObjectReader,
+    history: Path,
+    change: PolicyChange,
+    namespace: str | None,
+    meant: Collection[tuple[str, str | None]] | None,
+) -> Iterator[Comparison]:
+    """Of all, or of those that are `meant`: a namespace and the name of a recommendation each."""
+    if meant is None:
+        yield from what_if(store, history, change, namespace)
         return
-    show(lambda console: _print(console, found), _WIDTH_WITHOUT_TERMINAL)
+    for where, name in sorted(meant, key=str):
+        yield from what_if(store, history, change, where, name)
+
+
+def _line(one: Comparison) -> dict[str, Any]:
+    """What is nested in the JSON, `now` and `then`, side by side."""
+    document = one.to_json()
+    fields = [to_camel(field.name) for field in dataclasses.fields(Outcome)]
+    flat = {name: value for name, value in document.items() if name not in ("now", "then", "reason")}
+    for when in ("now", "then"):
+        outcome = document[when] or {}
+        flat |= {f"{when}{name[0].upper()}{name[1:]}": outcome.get(name) for name in fields}
+    return {**flat, "reason": document["reason"]}
 
 
 def _print(console: Console, found: Sequence[Comparison]) -> None:

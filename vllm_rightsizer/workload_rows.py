@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recommender.api.recommendations import PLUGIN_REPORTING, VLLMRecommendation
-from recommender.discovery import Pod
+from recommender.api.recommendations import VLLMRecommendation
 from recommender.keys import WorkloadKey
 from vllm_rightsizer.reading_options import SortColumn
 from vllm_rightsizer.workload_states import State, state_of
@@ -18,7 +16,7 @@ from vllm_rightsizer.workload_states import State, state_of
 class Row:
     """A workload's container. Bytes are those of all GPUs of all pods together; None: not known.
 
-    `replicas`: its pods. `gpus`: theirs; a pod that asks for none, or for a part of one, counts as one.
+    `replicas`: its pods, and `gpus`: theirs, as the recommender counts them.
     `used_bytes`: weights, overhead, and the most that running requests held, in the worst pod, for each GPU.
     `saved_bytes`: against what the author's arguments claim, also after that was applied; below 0 where it is to grow.
     Hit rates from 0 to 1: `hit_rate` of the window, `predicted_hit_rate` at the recommended size.
@@ -91,6 +89,9 @@ class Total:
     used_bytes: int | None
     recommended_bytes: int | None
     saved_bytes: int | None
+    bankable_per_month: float | None = None
+    """None also where prices are in several currencies."""
+    currency: str | None = None
 
     @property
     def saved_share(self) -> float | None:
@@ -107,6 +108,8 @@ class Total:
             "usedBytes": self.used_bytes,
             "recommendedBytes": self.recommended_bytes,
             "savedBytes": self.saved_bytes,
+            "bankablePerMonth": self.bankable_per_month,
+            "currency": self.currency,
         }
 
 
@@ -125,17 +128,12 @@ _TEXTS: Mapping[SortColumn, Callable[[Row], str]] = {
 }
 
 
-def rows_of(recommendations: Iterable[VLLMRecommendation], pods: Iterable[Pod]) -> list[Row]:
-    """A row for each recommendation, by the `pods` of all workloads."""
-    by_workload: dict[WorkloadKey, list[Pod]] = defaultdict(list)
-    for pod in pods:
-        by_workload[pod.key].append(pod)
-    return [_row(recommendation, by_workload) for recommendation in recommendations]
-
-
 def total_of(rows: Sequence[Row]) -> Total:
     """Their sum."""
     recommended = (row.allocated_bytes if row.recommended_bytes is None else row.recommended_bytes for row in rows)
+    currencies = {row.currency for row in rows if row.currency is not None}
+    currency = currencies.pop() if len(currencies) == 1 else None
+    worths = [row.bankable_per_month for row in rows if row.bankable_per_month is not None]
     return Total(
         workloads=len(rows),
         replicas=_sum(row.replicas for row in rows) or 0,
@@ -144,6 +142,8 @@ def total_of(rows: Sequence[Row]) -> Total:
         used_bytes=_sum(row.used_bytes for row in rows),
         recommended_bytes=_sum(recommended),
         saved_bytes=_sum(row.saved_bytes for row in rows),
+        bankable_per_month=None if currency is None else round(sum(worths), 2),
+        currency=currency,
     )
 
 
@@ -161,16 +161,11 @@ def sorted_by(rows: Iterable[Row], column: SortColumn) -> list[Row]:
     return sorted(by_name, key=place)
 
 
-def _row(recommendation: VLLMRecommendation, pods: Mapping[WorkloadKey, Sequence[Pod]]) -> Row:
+def row_of(recommendation: VLLMRecommendation) -> Row:
+    """What its status says, over all of its pods."""
     reference, status = recommendation.spec.target_ref, recommendation.status
     key = WorkloadKey(recommendation.metadata.namespace or "", reference.workload, reference.container)
-    own = pods.get(key, ())
-    replicas: int | None = len(own)
-    gpus: int | None = sum(max(pod.launch.gpus, 1) for pod in own)
-    reporting = recommendation.condition(PLUGIN_REPORTING)
-    if not own and reporting is not None and reporting.status == "True":
-        # They are there, and an owner groups them whom their own objects do not name.
-        replicas = gpus = None
+    gpus = status.gpus
 
     def together(of_each_gpu: int | None) -> int | None:
         return gpus * of_each_gpu if gpus and of_each_gpu is not None else None
@@ -184,7 +179,7 @@ def _row(recommendation: VLLMRecommendation, pods: Mapping[WorkloadKey, Sequence
     return Row(
         key=key,
         state=state_of(recommendation),
-        replicas=replicas,
+        replicas=status.replicas,
         gpus=gpus,
         model=measured.model if measured is not None else None,
         allocated_bytes=together(measured.allocated_bytes if measured is not None else None),

@@ -1,15 +1,13 @@
-"""The rows of `vllm-rightsizer list` as a table that fits its terminal, and as CSV. Pure."""
+"""The rows of `vllm-rightsizer list` as a table that fits its terminal, and as lines that follow each other. Pure."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
@@ -43,13 +41,13 @@ class _Column:
     style: Callable[[Row], str] = _plain
 
 
-def table_of(rows: Sequence[Row], width: int | None, *, wide: bool = False) -> Table:
-    """A line for each row, and one for their sum. Columns are left out, by what they tell, until the rest takes at most
-    `width` characters; None: none is. `wide` adds some, and leaves none out. No cell is ever wrapped."""
-    model = _Column("model", 8, _model if wide else _end_of_model)
-    columns = [_workload_column(rows), _REPLICAS, model, *_COLUMNS, *(_WIDE_COLUMNS if wide else ())]
+def table_of(rows: Sequence[Row], width: int | None, *, wide: bool = False, most: int | None = None) -> Table:
+    """A line for each row, `most` at the most, and one for the sum of all. Columns are left out, by what they tell,
+    until the rest takes at most `width` characters; None: none is. `wide` adds some, and leaves none out. No cell is
+    ever wrapped."""
+    columns = _columns_of(rows, wide=wide)
     total = total_of(rows) if len(rows) > 1 else None
-    lines = [[_printable(column.cell(row)) for column in columns] for row in rows]
+    lines = [_cells_of(row, columns) for row in rows[:most]]
     totals = [column.total(total) for column in columns] if total is not None else []
     texts = [[column.title for column in columns], *lines, *([totals] if totals else [])]
     widths = [max(cell_len(text[place]) for text in texts) for place in range(len(columns))]
@@ -58,22 +56,42 @@ def table_of(rows: Sequence[Row], width: int | None, *, wide: bool = False) -> T
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="none")
     for place in shown:
         table.add_column(columns[place].title, justify=columns[place].justify, no_wrap=True, overflow="ellipsis")
-    for row, line in zip(rows, lines, strict=True):
+    for row, line in zip(rows, lines, strict=False):
         table.add_row(*(Text(line[place], columns[place].style(row)) for place in shown))
     if totals:
         table.add_row(*(Text(totals[place], "bold" if totals[place] else "") for place in shown))
     return table
 
 
-def csv_of(rows: Sequence[Row]) -> str:
-    """A line for each row below the names of the fields, those of the JSON; bytes and rates as plain numbers."""
-    text = io.StringIO()
-    documents = [row.to_json() for row in rows]
-    if documents:
-        writer = csv.DictWriter(text, list(documents[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(documents)
-    return text.getvalue()
+class FollowingLines:
+    """Lines of a table that goes on: those that come later stand below the earlier ones as long as they fit."""
+
+    def __init__(self, *, wide: bool) -> None:
+        self._wide = wide
+        self._widths: list[int] = []
+
+    def text_of(self, rows: Sequence[Row]) -> str:
+        """A line for each of `rows`, the first time below the titles."""
+        columns = _columns_of(rows, wide=self._wide)
+        lines = [_cells_of(row, columns) for row in rows]
+        if not self._widths:
+            lines = [[column.title for column in columns], *lines]
+            self._widths = [0] * len(columns)
+        self._widths = [max(width, *(cell_len(line[n]) for line in lines)) for n, width in enumerate(self._widths)]
+        padded = (
+            "".join(set_cell_size(text, width + _GAP) for text, width in zip(line, self._widths, strict=True))
+            for line in lines
+        )
+        return "".join(f"{line.rstrip()}\n" for line in padded)
+
+
+def _columns_of(rows: Sequence[Row], *, wide: bool) -> list[_Column]:
+    model = _Column("model", 8, _model if wide else _end_of_model)
+    return [_workload_column(rows), _REPLICAS, model, *_COLUMNS, *(_WIDE_COLUMNS if wide else ())]
+
+
+def _cells_of(row: Row, columns: Sequence[_Column]) -> list[str]:
+    return [_printable(column.cell(row)) for column in columns]
 
 
 def _fitting(columns: Sequence[_Column], widths: Sequence[int], width: int) -> list[int]:
@@ -128,12 +146,18 @@ def _model(row: Row) -> str:
 
 def _end_of_model(row: Row) -> str:
     """Of a long one the end, which tells more than the folder that it lies in."""
-    model = _model(row)
-    return model if len(model) <= _LONGEST_MODEL else f"…{model[1 - _LONGEST_MODEL :]}"
+    model = _printable(_model(row))
+    if cell_len(model) <= _LONGEST_MODEL:
+        return model
+    # Some characters are two cells wide.
+    end = model[-_LONGEST_MODEL:]
+    while cell_len(end) >= _LONGEST_MODEL:
+        end = end[1:]
+    return f"…{end}"
 
 
-def _worth(row: Row) -> str:
-    return UNKNOWN if row.bankable_per_month is None else f"{row.bankable_per_month:.2f} {row.currency}"
+def _worth(found: Row | Total) -> str:
+    return UNKNOWN if found.bankable_per_month is None else f"{found.bankable_per_month:.2f} {found.currency}"
 
 
 def _printable(text: str) -> str:
@@ -168,6 +192,6 @@ _WIDE_COLUMNS = (
     _Column("GPUs", 9, lambda row: _count(row.gpus), lambda total: _count(total.gpus), "right"),
     _Column("KV cache", 9, lambda row: f"{_bytes(row.kv_bytes)} → {_bytes(row.recommended_kv_bytes)}", justify="right"),
     _Column("decided by", 9, lambda row: row.bound_by or UNKNOWN),
-    _Column("worth a month", 9, _worth, justify="right"),
+    _Column("worth a month", 9, _worth, _worth, "right"),
     _Column("why", 9, lambda row: row.state.message),
 )

@@ -251,6 +251,10 @@ class RecommendationStatus(ApiModel):
 
     fingerprint: str | None = None
     """Hash of what this was made for: image, arguments, environment and GPUs. Other pods are left alone."""
+    replicas: int | None = None
+    """Pods that run it, whether they report or not; of an engine over several pods, the one that schedules."""
+    gpus: int | None = None
+    """Their GPUs. Who asks for none, or for a part of one, counts as one."""
     gpu_memory_total_bytes: Range | None = None
     """Memory of the workload's GPUs."""
     automation: Resolved | None = None

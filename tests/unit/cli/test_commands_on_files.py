@@ -240,7 +240,7 @@ def test_explain_says_what_is_missing(cli: Cli, tmp_path: Path) -> None:
     )
     done = cli("explain", "web", "-n", "demo", "--objects", str(tmp_path), "--history", history)
     assert done.returncode == 2
-    assert done.stderr.startswith("vllm-rightsizer: namespace demo has no VLLMRecommendation web")
+    assert done.stderr.startswith("vllm-rightsizer: there is no workload web in namespace demo, nor any other")
     assert io.StringIO(done.stderr).readlines()[1:] == []
 
 

@@ -22,7 +22,6 @@ from recommender.api.object_store import FileObjectStore
 from recommender.api.recommendations import VLLMRecommendation
 from vllm_plugin.names import LABEL_INJECT
 from vllm_rightsizer.cli import main
-from vllm_rightsizer.kubectl_completion import main as complete
 from vllm_rightsizer.listing import hint_of, rows_in
 from vllm_rightsizer.workload_tables import table_of
 
@@ -103,7 +102,7 @@ def test_documents_for_programs(cli: Cli, objects: Path) -> None:
     ],
 )
 def test_a_narrow_terminal_has_fewer_columns(objects: Path, width: int, columns: str) -> None:
-    rows = rows_in(FileObjectStore(objects))
+    rows, _ = rows_in(FileObjectStore(objects).list(VLLMRecommendation.KIND))
     table = table_of(rows, width)
     assert " ".join(str(column.header) for column in table.columns) == columns
     console = Console(width=width, file=io.StringIO(), color_system=None)
@@ -124,6 +123,54 @@ def test_colours_only_where_they_are_wanted(cli: Cli, objects: Path, monkeypatch
     assert head.endswith("  why")
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[33m" not in cli("list", "--objects", str(objects)).stdout
+
+
+@pytest.mark.parametrize(
+    ("color", "terminal", "no_color", "hues"),
+    [
+        ("always", False, True, True),
+        ("always", True, False, True),
+        ("never", True, False, False),
+        ("auto", True, False, True),
+        ("auto", True, True, False),
+        ("auto", False, False, False),
+    ],
+)
+def test_who_decides_about_colours(
+    cli: Cli,
+    objects: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    color: str,
+    terminal: bool,
+    no_color: bool,
+    hues: bool,
+) -> None:
+    """What is said on the command line, then NO_COLOR, then whether there is a terminal."""
+    monkeypatch.setenv("TERM", "xterm")
+    for name, wanted in (("FORCE_COLOR", terminal), ("NO_COLOR", no_color)):
+        if wanted:
+            monkeypatch.setenv(name, "1")
+        else:
+            monkeypatch.delenv(name, raising=False)
+    done = cli("list", "--objects", str(objects), "--color", color)
+    assert ("\x1b[33m" in done.stdout) is hues
+    assert ("\x1b" in done.stdout) is (hues or (terminal and color != "never"))
+
+
+def test_a_pipe_bounds_no_line_whatever_the_colours(cli: Cli, objects: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    head, *_ = cli("list", "--objects", str(objects), "--color", "always").stdout.splitlines()
+    assert "hit rate" in head
+
+
+def test_wide_characters_keep_the_columns_in_line(cli: Cli, objects: Path) -> None:
+    change(objects, "mistral-7b", lambda raw: raw["status"]["measured"].update(model="千问" * 20))
+    change(objects, "llama-3-8b", lambda raw: raw["status"]["measured"].update(model="\N{CJK UNIFIED IDEOGRAPH-5343}"))
+    _, *lines = cli("list", "--objects", str(objects)).stdout.splitlines()
+    ends = {cell_len(line[: line.index(" GiB")]) for line in lines if "chat/" in line}
+    assert len(ends) == 1
+    assert all(cell_len(re.split(r"\s{2,}", line)[2]) <= 32 for line in lines if "chat/" in line)
 
 
 def test_what_pods_call_their_model_does_not_steer_the_terminal(cli: Cli, objects: Path) -> None:
@@ -206,41 +253,3 @@ def test_the_name_of_the_plugin_of_kubectl(cli: Cli, monkeypatch: pytest.MonkeyP
     with pytest.raises(SystemExit):
         main()
     assert "Usage: kubectl vllm-rightsizer list" in out.getvalue()
-
-
-@pytest.mark.parametrize(("shell", "said"), [("bash", "complete -o"), ("zsh", "compdef"), ("fish", "complete --com")])
-@pytest.mark.parametrize("program", ["vllm-rightsizer", "kubectl-vllm_rightsizer"])
-def test_completion_of_shells(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shell: str, said: str, program: str
-) -> None:
-    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
-    monkeypatch.setattr(sys, "argv", [program, "--show-completion", shell])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code
-    script = capsys.readouterr().out
-    assert said in script
-    assert "kubectl" not in script
-
-
-@pytest.mark.parametrize(
-    ("words", "offered"),
-    [
-        (("",), "list"),
-        (("li",), "list"),
-        (("list", "--so"), "--sort"),
-        (("list", "--sort", ""), "saving"),
-        (("list", "-o", "c"), "csv"),
-    ],
-)
-def test_completion_of_kubectl(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], offered: str
-) -> None:
-    for name in ("_VLLM_RIGHTSIZER_COMPLETE", "_TYPER_COMPLETE_FISH_ACTION", "_TYPER_COMPLETE_ARGS"):
-        monkeypatch.setenv(name, "")
-    monkeypatch.setattr(sys, "argv", ["kubectl_complete-vllm_rightsizer", *words])
-    complete()
-    *lines, last = capsys.readouterr().out.splitlines()
-    assert last == ":0"
-    assert offered in [line.split("\t")[0] for line in lines]
-    assert all(line.startswith(words[-1]) for line in lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 import socket
@@ -106,6 +108,34 @@ def test_who_is_left_out_is_said(cli: Cli, objects: Path) -> None:
     change(objects, "pod/chat/mistral-7b-0.json", lambda raw: raw["spec"].pop("nodeName"))
     done = cli("plan", "--objects", str(objects))
     assert "chat/mistral-7b-0/vllm is in no plan: it runs on no node yet" in done.stdout
+
+
+def test_of_one_workload(cli: Cli, objects: Path) -> None:
+    """The plan is one of all, what is shown is its part."""
+    whole = json.loads(cli("plan", "--objects", str(objects), "-o", "json").stdout)["stocks"][0]
+    [stock] = json.loads(cli("plan", "sts/mistral-7b", "--objects", str(objects), "-o", "json").stdout)["stocks"]
+    assert stock["potential"]["freedGPUs"] == whole["potential"]["freedGPUs"]
+    for cards in (stock["bankable"]["cards"], stock["potential"]["cards"]):
+        assert cards
+        assert all(any("mistral" in one["name"] for one in card["engines"]) for card in cards)
+    assert len(stock["potential"]["cards"]) < len(whole["potential"]["cards"])
+    table = cli("plan", "mistral-7b", "--objects", str(objects)).stdout
+    assert "chat/mistral-7b-0/vllm" in table
+    cards = [line for line in table.splitlines() if line.startswith("gpu-")]
+    assert all("chat/mistral-7b-" in line for line in cards)
+    wrong = cli("plan", "mistrl-7b", "--objects", str(objects))
+    assert wrong.returncode == 2
+    assert "did you mean mistral-7b?" in wrong.stderr
+    assert "chat/llama-3-70b-0/vllm" in cli("plan", "-n", "chat", "--objects", str(objects)).stdout
+    assert "no GPUs to plan with" in cli("plan", "-n", "elsewhere", "--objects", str(objects)).stdout
+
+
+def test_lines_for_spreadsheets(cli: Cli, objects: Path) -> None:
+    lines = list(csv.DictReader(io.StringIO(cli("plan", "--objects", str(objects), "-o", "csv").stdout)))
+    assert {line["scenario"] for line in lines} == {"bankable", "potential"}
+    whole = [line for line in lines if line["engine"] == "chat/llama-3-70b-0/vllm" and line["scenario"] == "bankable"]
+    assert [line["requestBytes"] for line in whole] == [""] * 4
+    assert lines[0]["product"] == "NVIDIA-H100-80GB-HBM3"
 
 
 def test_nothing_to_plan(cli: Cli, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import random
 from collections.abc import Callable
@@ -111,8 +113,9 @@ def test_another_policy_by_name(cli: Cli, left: tuple[str, ...]) -> None:
         (("--set", "percentile"), "is no FIELD=VALUE"),
         (("--set", "percentile=97"), "percentile"),
         (("--set", "percentil=95"), "percentil"),
-        (("nobody", "--set", "percentile=95"), "no VLLMRecommendation of a workload called nobody"),
-        (("-n", "elsewhere", "--set", "percentile=95"), "in namespace elsewhere"),
+        (("lama", "--set", "percentile=95"), "no workload lama has a recommendation: did you mean llama?"),
+        (("llama", "-n", "elsewhere", "--set", "percentile=95"), "no workload llama in namespace elsewhere"),
+        (("a/b/c/d", "--set", "percentile=95"), "a/b/c/d names no workload: give NAME, KIND/NAME or"),
     ],
 )
 def test_what_cannot_be_tried_is_said(
@@ -122,3 +125,19 @@ def test_what_cannot_be_tried_is_said(
     assert done.returncode == 2
     assert message in done.stderr
     assert not done.stdout
+
+
+def test_lines_for_spreadsheets(cli: Cli, left: tuple[str, ...]) -> None:
+    done = cli("what-if", "deploy/llama", *left, "--set", "minKV=7Gi", "-o", "csv")
+    [line] = csv.DictReader(io.StringIO(done.stdout))
+    assert (line["namespace"], line["kind"], line["name"]) == ("chat", "Deployment", "llama")
+    assert (line["nowKvBytes"], line["thenKvBytes"]) == ("", str(7 * GiB))
+    assert line["thenBoundBy"] == "minKV"
+
+
+def test_nothing_is_no_error(cli: Cli, left: tuple[str, ...]) -> None:
+    done = cli("what-if", *left, "--set", "percentile=95", "-n", "elsewhere")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "elsewhere" in done.stderr
+    done = cli("what-if", *left, "--set", "percentile=95", "-n", "elsewhere", "-o", "json")
+    assert json.loads(done.stdout) == []

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 import pytest
 
 from recommender import conditions
-from recommender.api.launches import Launch
 from recommender.api.objects import Condition, ObjectMeta
 from recommender.api.recommendations import (
     EstimatedPool,
@@ -20,12 +19,9 @@ from recommender.api.recommendations import (
     TargetRef,
     VLLMRecommendation,
 )
-from recommender.api.workloads import WorkloadRef
-from recommender.discovery import Pod
-from recommender.keys import WorkloadKey
 from recommender.samples import ASLEEP, KVCACHED, NO_KV_CACHE
 from vllm_rightsizer.reading_options import SortColumn
-from vllm_rightsizer.workload_rows import Row, rows_of, sorted_by, total_of
+from vllm_rightsizer.workload_rows import Row, row_of, sorted_by, total_of
 from vllm_rightsizer.workload_states import state_of
 
 GiB = 1 << 30
@@ -90,16 +86,12 @@ def recommendation(
     )
 
 
-def pods(count: int, gpus: int, name: str = "llama") -> list[Pod]:
-    key = WorkloadKey("chat", WorkloadRef("apps", "Deployment", name), "vllm")
-    return [
-        Pod(key, f"{name}-{index}", str(index), "f" * 16, None, 0.0, True, False, None, {}, launch=Launch(gpus=gpus))
-        for index in range(count)
-    ]
+def counted(replicas: int | None, gpus: int | None) -> RecommendationStatus:
+    return SIZED.model_copy(update={"replicas": replicas, "gpus": gpus})
 
 
 def test_figures_of_all_gpus_of_all_replicas() -> None:
-    [row] = rows_of([recommendation(REPORTING, RECOMMENDED, WAITING)], [*pods(3, 2), *pods(5, 1, "other")])
+    row = row_of(recommendation(REPORTING, RECOMMENDED, WAITING, status=counted(3, 6)))
     assert (row.replicas, row.gpus) == (3, 6)
     assert row.allocated_bytes == 6 * 70 * GiB
     assert row.used_bytes == 6 * (15 + 2 + 3) * GiB
@@ -113,19 +105,14 @@ def test_figures_of_all_gpus_of_all_replicas() -> None:
     assert row.state.words == "waits for new pods"
 
 
-def test_a_pod_that_asks_for_no_whole_gpu_counts_as_one() -> None:
-    [row] = rows_of([recommendation(REPORTING)], pods(2, 0))
-    assert (row.replicas, row.gpus, row.allocated_bytes) == (2, 2, 2 * 70 * GiB)
-
-
 def test_no_pods_no_figures() -> None:
-    [row] = rows_of([recommendation(("PluginReporting", "False", "NoPods"), RECOMMENDED)], [])
+    row = row_of(recommendation(("PluginReporting", "False", "NoPods"), RECOMMENDED, status=counted(0, 0)))
     assert (row.replicas, row.gpus, row.allocated_bytes, row.saved_share) == (0, 0, None, None)
     assert row.recommended_kv_bytes == 10 * GiB
 
 
-def test_pods_that_are_not_found_though_they_report() -> None:
-    [row] = rows_of([recommendation(REPORTING, RECOMMENDED)], [])
+def test_pods_that_nobody_counted_yet() -> None:
+    row = row_of(recommendation(REPORTING, RECOMMENDED))
     assert (row.replicas, row.gpus, row.allocated_bytes) == (None, None, None)
 
 
@@ -143,14 +130,14 @@ def test_what_is_only_estimated_has_a_hit_rate() -> None:
     )
     status = RecommendationStatus(estimated=estimated)
     said = ("PluginReporting", "False", conditions.ESTIMATED)
-    [row] = rows_of([recommendation(said, ("Recommended", "False", conditions.ESTIMATED), status=status)], pods(1, 1))
+    row = row_of(recommendation(said, ("Recommended", "False", conditions.ESTIMATED), status=status))
     assert (row.hit_rate, row.model, row.allocated_bytes, row.recommended_bytes) == (0.5, None, None, None)
     assert row.state.words == "only estimated"
 
 
 def test_the_total_keeps_what_is_allocated_where_nothing_is_recommended() -> None:
-    unsized = recommendation(REPORTING, name="new", status=RecommendationStatus(measured=MEASURED))
-    total = total_of(rows_of([recommendation(REPORTING), unsized], [*pods(1, 1), *pods(2, 1, "new")]))
+    unsized = recommendation(status=RecommendationStatus(replicas=2, gpus=2, measured=MEASURED))
+    total = total_of([row_of(recommendation(status=counted(1, 1))), row_of(unsized)])
     assert (total.workloads, total.replicas, total.gpus) == (2, 3, 3)
     assert total.allocated_bytes == 210 * GiB
     assert total.recommended_bytes == (30 + 140) * GiB
@@ -158,20 +145,34 @@ def test_the_total_keeps_what_is_allocated_where_nothing_is_recommended() -> Non
     assert total.saved_share == pytest.approx(40 / 210)
 
 
+@pytest.mark.parametrize(
+    ("currencies", "total"), [(("EUR", "EUR"), (200.0, "EUR")), (("EUR", "USD"), (None, None)), ((), (None, None))]
+)
+def test_money_is_summed_up_in_one_currency(
+    currencies: tuple[str, ...], total: tuple[float | None, str | None]
+) -> None:
+    money = [MONEY.model_copy(update={"currency": currency}) for currency in currencies]
+    statuses = [
+        SIZED.model_copy(update={"savings": SAVINGS.model_copy(update={"money": one})}) for one in (*money, None)
+    ]
+    found = total_of([row_of(recommendation(status=status)) for status in statuses])
+    assert (found.bankable_per_month, found.currency) == total
+
+
 def test_a_total_of_nothing_known() -> None:
-    total = total_of(rows_of([recommendation(status=RecommendationStatus())], []))
+    total = total_of([row_of(recommendation(status=RecommendationStatus()))])
     assert (total.replicas, total.allocated_bytes, total.saved_bytes, total.saved_share) == (0, None, None, None)
 
 
 def rows() -> list[Row]:
-    growing = SIZED.model_copy(update={"savings": SAVINGS.model_copy(update={"bytes": -GiB})})
-    nothing = RecommendationStatus()
+    growing = counted(3, 3).model_copy(update={"savings": SAVINGS.model_copy(update={"bytes": -GiB})})
+    nothing = RecommendationStatus(replicas=1, gpus=1)
     made = [
         recommendation(name="b", status=growing),
         recommendation(name="c", status=nothing),
-        recommendation(name="a", status=SIZED),
+        recommendation(name="a", status=counted(2, 2)),
     ]
-    return rows_of(made, [*pods(2, 1, "a"), *pods(3, 1, "b"), *pods(1, 1, "c")])
+    return [row_of(one) for one in made]
 
 
 @pytest.mark.parametrize(
