@@ -9,11 +9,11 @@ BIN := .venv/bin
 UV = uv=$$(PYTHON=$(PYTHON) .ci/uv) && "$$uv"
 OUTPUT ?= build
 TEST_PROGRAMS := etcd kube-apiserver kube-controller-manager
-E2E_PROGRAMS := prometheus promtool thanos helm helm3 kubectl kube-scheduler kubelet kube-proxy argo-rollouts \
+E2E_PROGRAMS := prometheus promtool thanos actionlint helm helm3 kubectl kube-scheduler kubelet kube-proxy argo-rollouts \
   cert-manager-controller cert-manager-cainjector
 QUICK := not engine and not demo and not cluster and not e2e and not processes
 
-.PHONY: help venv demo test lab-up lab-down images release push-images check lint e2e e2e-programs unit fuzz bench-webhook bench-plugin bench-recommender bench-cluster soak crds manifests matrix lock wheels bench-gpu clean
+.PHONY: help venv demo test lab-up lab-down images release push-images push-chart check lint e2e e2e-programs unit fuzz bench-webhook bench-plugin bench-recommender bench-cluster soak crds manifests matrix lock wheels bench-gpu clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +41,8 @@ e2e-programs: ## the programs of `make e2e`, built ahead of it
 	@$(PYTHON) .ci/binaries $(E2E_PROGRAMS) >/dev/null
 
 e2e: venv ## the tests that need more programs: the first time they are built, which takes ten minutes
-	@$(BIN)/pytest -m e2e
+	@# The lab waits for pods most of its time: the other files run beside it.
+	@$(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder -m e2e
 
 lab-up: venv ## a real cluster with one node on this machine, and our images in it; as root
 	@$(BIN)/python -m bench.lab up
@@ -52,11 +53,15 @@ lab-down: venv ## that cluster ends, and nothing of it is left
 images: ## both images, for each architecture, into build/images; with buildah or docker
 	@PYTHON=$(PYTHON) deploy/images/build
 
-release: ## all files of a release, with their checksums, into dist/; with buildah or docker
+release: ## all files of a release, with their checksums, into dist/; with buildah or docker; REPOSITORY=HOST/FOLDER
 	@.ci/release
 
 push-images: ## both images for all architectures to REPOSITORY, with bills of materials; with docker
 	@PUSH=1 deploy/images/build
+
+push-chart: ## the chart of dist/ to REPOSITORY, as charts/vllm-rightsizer
+	@[ -n "$(REPOSITORY)" ] || { echo "push-chart: whereto? REPOSITORY=registry.example.com/team"; exit 1; }
+	@"$$($(PYTHON) .ci/binaries helm)/helm" push dist/vllm-rightsizer-*.tgz "oci://$(REPOSITORY)/charts"
 
 check: lint unit ## before each commit: lint, types, import contract, unit tests
 

@@ -17,7 +17,7 @@ _SINGLE_CONTAINER = ("mainContainer", "runner", "container")
 _OVERWRITES_COMMAND = "ray.io/overwrite-container-cmd"
 _NOT_ON_A_CONTAINER = ("modelFormat", "runtime", "storageUri", "storage", "protocolVersion")
 _HUGGING_FACE_SERVER = "kserve/huggingfaceserver:latest"
-_LLM_IMAGE = "ghcr.io/llm-d/llm-d-cuda:latest"
+_LLM_IMAGE = "registry.example/llm-d/llm-d-cuda:latest"
 _API_SERVER = ["python3", "-m", "vllm.entrypoints.openai.api_server"]
 
 

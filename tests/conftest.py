@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 # A draw that fails once in fifty runs stops somebody else's change. `make fuzz` draws anew each time.
@@ -10,3 +13,15 @@ settings.load_profile("same-draws")
 
 # The release tests run in environments of their own: see `make matrix`.
 collect_ignore = ["conformance"]
+
+LAB = Path(__file__).parent / "lab"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where groups of tests run beside each other: a file is one, and all of the lab, which share one cluster. It takes
+    the longest, and comes first."""
+    on_lab = [item for item in items if LAB in item.path.parents]
+    others = [item for item in items if LAB not in item.path.parents]
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("lab" if LAB in item.path.parents else item.path.stem))
+    items[:] = on_lab + others

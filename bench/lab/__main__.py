@@ -6,6 +6,7 @@ A process in the background owns it, and ends all of it when it is told to, or w
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -15,14 +16,31 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from bench.lab.cluster import running
-from bench.lab.programs import CACHE, LabError
+from bench.lab.node import the_only_node
+from bench.lab.programs import CACHE, LabError, folder_with
+from bench.lab.vllm_pods import vllm_pod
 
 FOLDER = CACHE / "lab"
 _OWNER, _READY, _LOG = "owner.pid", "ready", "owner.log"
 _PATIENCE_SECONDS = 1800.0
 """Programs may have to be built first."""
+
+
+_NEXT = """\
+# A cluster with one node, this machine. `make lab-down` ends it. To use it:
+export KUBECONFIG={kubeconfig} PATH={programs}:{ours}:$PATH
+# A tiny model on a real vLLM, Deployment chat/llama-3-8b, ready after a minute:
+kubectl apply -f {workload}
+# Install as docs/quick-start.md says; the images are there. In short:
+helm install vllm-rightsizer deploy/chart --namespace vllm-rightsizer --create-namespace
+kubectl label namespace chat vllm-rightsizer.io/inject=enabled
+kubectl -n chat rollout restart deployment/llama-3-8b
+# What comes of it:
+kubectl get pods,vllmrec -A
+vllm-rightsizer doctor"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,18 +62,25 @@ def _up() -> int:
                 print(f"lab: it did not come up\n{(FOLDER / _LOG).read_text()[-2000:]}", file=sys.stderr)
                 return 1
             time.sleep(0.1)
-    print(f"export KUBECONFIG={(FOLDER / _READY).read_text()}")
+    print((FOLDER / _READY).read_text())
     return 0
 
 
 def _down() -> int:
     owner = _owner()
     if owner is None:
-        print("lab: nothing runs", file=sys.stderr)
+        try:
+            with the_only_node() as abandoned:
+                shutil.rmtree(FOLDER, ignore_errors=True)
+                print("lab: what a killed one had left is gone" if abandoned else "lab: nothing runs", file=sys.stderr)
+        except LabError as error:
+            print(f"lab: {error}", file=sys.stderr)
+            return 1
         return 0
     os.kill(owner, signal.SIGTERM)
     while _owner() is not None:
         time.sleep(0.1)
+    shutil.rmtree(FOLDER, ignore_errors=True)
     return 0
 
 
@@ -66,10 +91,22 @@ def _own() -> int:
     FOLDER.mkdir(parents=True, exist_ok=True)
     owner = FOLDER / _OWNER
     owner.write_text(str(os.getpid()))
+    folder = FOLDER / "cluster"
+    # Of one that was killed: a control plane begins with none of its objects.
+    shutil.rmtree(folder, ignore_errors=True)
     try:
-        with running(FOLDER / "cluster") as cluster:
+        with running(folder) as cluster:
             cluster.load_images()
-            (FOLDER / _READY).write_text(str(cluster.plane.kubeconfig))
+            workload = folder / "llama-3-8b.json"
+            workload.write_text(json.dumps(_workload(folder / "model")))
+            (FOLDER / _READY).write_text(
+                _NEXT.format(
+                    kubeconfig=cluster.plane.kubeconfig,
+                    programs=folder_with("kubectl", "helm"),
+                    ours=Path(sys.executable).parent,
+                    workload=workload,
+                )
+            )
             over.wait()
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
@@ -79,6 +116,28 @@ def _own() -> int:
         (FOLDER / _READY).unlink(missing_ok=True)
         owner.unlink(missing_ok=True)
     return 0
+
+
+def _workload(model: Path) -> dict[str, Any]:
+    """What the pages call `chat` and `llama-3-8b`."""
+    own = {"app": "llama-3-8b"}
+    spec = {
+        "selector": {"matchLabels": own},
+        # Two engines at a time are too much for a small machine.
+        "strategy": {"type": "Recreate"},
+        "template": {
+            "metadata": {"labels": own},
+            "spec": vllm_pod(model, "--gpu-memory-utilization=0.3", "--max-model-len=2048"),
+        },
+    }
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "llama-3-8b", "namespace": "chat"},
+        "spec": spec,
+    }
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "chat"}}
+    return {"apiVersion": "v1", "kind": "List", "items": [namespace, deployment]}
 
 
 def _owner() -> int | None:

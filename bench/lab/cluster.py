@@ -9,9 +9,11 @@ from pathlib import Path
 
 from bench.lab.base_images import our_images, own_architecture
 from bench.lab.control_plane import ControlPlane
-from bench.lab.node import Node, address, missing_for_a_node
+from bench.lab.node import Node, address, missing_for_a_node, the_only_node
 from bench.lab.programs import LabError, folder_with, free_ports, start
 from bench.lab.vllm_pods import vllm_image
+
+_VOLUMES = 10
 
 
 class Cluster:
@@ -34,7 +36,28 @@ class Cluster:
             undo.callback(scheduler.stop)
             self.node = Node(self.plane, folder / "node")
             undo.callback(self.node.stop)
+            self._make_volumes(folder / "volumes")
             self.stop = undo.pop_all().close
+
+    def _make_volumes(self, folder: Path) -> None:
+        """Nobody provides volumes here: these are there to be claimed, each once."""
+        for number in range(_VOLUMES):
+            # Anybody may write there: what Kubernetes gives a pod's group of other volumes it does not give of these.
+            place = folder / str(number)
+            place.mkdir(parents=True)
+            place.chmod(0o777)
+            self.plane.client.apply(
+                {
+                    "apiVersion": "v1",
+                    "kind": "PersistentVolume",
+                    "metadata": {"name": f"lab-{number}"},
+                    "spec": {
+                        "capacity": {"storage": "10Gi"},
+                        "accessModes": ["ReadWriteOnce"],
+                        "hostPath": {"path": str(place), "type": "Directory"},
+                    },
+                }
+            )
 
     def load_images(self) -> None:
         """Those of the control plane and its injector, as the working tree is, and one that runs vLLM."""
@@ -50,7 +73,7 @@ def running(folder: Path) -> Iterator[Cluster]:
     lacking = missing_for_a_node()
     if lacking is not None:
         raise LabError(lacking)
-    with address() as own:
+    with the_only_node(), address() as own:
         made = Cluster(folder, own)
         try:
             yield made

@@ -18,6 +18,7 @@ from vllm_rightsizer.demo.processes import Program
 
 _UP_SECONDS = 180.0
 _CONTROLLERS = (
+    "clusterrole-aggregation-controller",
     "cronjob-controller",
     "daemonset-controller",
     "deployment-controller",
@@ -31,7 +32,8 @@ _CONTROLLERS = (
     "serviceaccount-controller",
     "statefulset-controller",
 )
-"""Those that make pods, and what pods and namespaces need; each of the others would cost start-up time."""
+"""Those that make pods, what pods and namespaces need, and roles of several parts; each other would cost start-up
+time."""
 
 
 POD_ADDRESSES = "10.244.0.0/16"

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
+import signal
 import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 _SYSCTLS = (
@@ -18,36 +23,106 @@ _SYSCTLS = (
 """That kubelet and kube-proxy set."""
 _ELSEWHERE = ("/run/containerd", "/run/netns", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers")
 """Where the programs write whatever their settings say."""
+_BEFORE = "before.json"
+_END_SECONDS = 10.0
+_SHIM = "containerd-shim"
 _CHAINS = ("KUBE-", "CNI-")
+_TABLES = [(command, table) for command in ("iptables", "ip6tables") for table in ("nat", "filter", "mangle")]
+_OF_BUILDERS = Path("/var/lib/containers")
+"""Mounts there come and go with images that are built."""
 
 
+@dataclass(frozen=True)
 class Leftovers:
-    """Looks at the machine before a node is started. `folders` are the node's own."""
+    """How the machine was before a node was started, whose own folders are `folders`.
 
-    def __init__(self, *folders: Path) -> None:
-        self._folders = folders
-        self._sysctls = {name: Path("/proc/sys", name).read_text() for name in _SYSCTLS}
-        self._found = set(_entries(*map(Path, _ELSEWHERE)))
+    It is written down in the first of them, so that another process can take away what one that was killed has left."""
+
+    folders: tuple[Path, ...]
+    sysctls: Mapping[str, str]
+    found: frozenset[Path]
+    """What lay elsewhere."""
+
+    @classmethod
+    def looked(cls, *folders: Path) -> Leftovers:
+        """As it is now."""
+        sysctls = {name: Path("/proc/sys", name).read_text() for name in _SYSCTLS}
+        made = cls(folders, sysctls, frozenset(_entries(*map(Path, _ELSEWHERE))))
+        folders[0].mkdir(parents=True, exist_ok=True)
+        known = {"folders": folders, "sysctls": sysctls, "found": sorted(made.found)}
+        (folders[0] / _BEFORE).write_text(json.dumps(known, default=str))
+        return made
+
+    @classmethod
+    def abandoned(cls, state: Path) -> Leftovers | None:
+        """Those of a node whose process has ended without taking them away; None where there is none. `state` is the
+        first of its folders."""
+        try:
+            known = json.loads((state / _BEFORE).read_text())
+        except FileNotFoundError:
+            return None
+        return cls(tuple(map(Path, known["folders"])), known["sysctls"], frozenset(map(Path, known["found"])))
 
     def remove(self, bridge: str) -> None:
-        """Take away what was not there before: once all programs and containers have ended."""
-        _remove_network(bridge)
-        made = [entry for entry in _entries(*map(Path, _ELSEWHERE)) if entry not in self._found]
-        _unmount_below(*self._folders, *made)
+        """Take away what was not there before: once all programs have ended."""
+        _end_shims(self.folders[0])
         _remove_cgroups()
-        for name, value in self._sysctls.items():
+        _remove_network(bridge)
+        made = [entry for entry in _entries(*map(Path, _ELSEWHERE)) if entry not in self.found]
+        _unmount_below(*self.folders, *made)
+        for name, value in self.sysctls.items():
             with contextlib.suppress(OSError):
                 Path("/proc/sys", name).write_text(value)
-        for leftover in (*self._folders, *made):
+        for leftover in (*made, *self.folders):
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
 
 
+def traces(folder: Path) -> set[str]:
+    """What can be seen of nodes on this machine, a line each: rules, links, mounts, control groups, sysctls, files, and
+    programs that speak of `folder`. What is there after a node and was not before, it has left behind."""
+    found = {f"{name} = {Path('/proc/sys', name).read_text().strip()}" for name in _SYSCTLS}
+    for command, table in _TABLES:
+        found |= {f"{command} -t {table} {rule}" for rule in _said_by(command, "-t", table, "-S")}
+    # By their names and addresses: numbers and states change by themselves.
+    found |= {" ".join(line.split()[1:4]) for line in _said_by("ip", "-o", "address")}
+    found |= {f"link {line.split()[1]}" for line in _said_by("ip", "-o", "link")}
+    found |= {f"mount {place}" for place in _mounted() if not place.is_relative_to(_OF_BUILDERS)}
+    found |= {f"control group {group}" for group in Path("/sys/fs/cgroup").glob("**/kubepods")}
+    found |= {f"file {entry}" for entry in _entries(*map(Path, _ELSEWHERE))}
+    for pid, command in _processes():
+        if str(folder) in command or _SHIM in command:
+            found.add(f"process {pid}: {command}")
+    return found
+
+
 def quietly(*command: str) -> None:
     """Run a command that may have nothing to do."""
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _said_by(*command: str) -> list[str]:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return done.stdout.splitlines()
+
+
+def _processes() -> Iterator[tuple[int, str]]:
+    """All but this one, with their command lines."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (process / "cmdline").read_text(errors="replace").replace("\0", " ").strip()
+            if process.name != str(os.getpid()):
+                yield int(process.name), command
+
+
+def _end_shims(state: Path) -> None:
+    """What stands between containerd and a container outlives both."""
+    for pid, command in _processes():
+        if _SHIM in command and str(state) in command:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _entries(*folders: Path) -> list[Path]:
@@ -56,15 +131,13 @@ def _entries(*folders: Path) -> list[Path]:
 
 
 def _remove_network(bridge: str) -> None:
-    for command in ("iptables", "ip6tables"):
-        for table in ("nat", "filter", "mangle"):
-            _remove_chains(command, table)
+    for command, table in _TABLES:
+        _remove_chains(command, table)
     quietly("ip", "link", "delete", bridge)
 
 
 def _remove_chains(command: str, table: str) -> None:
-    listed = subprocess.run([command, "-t", table, "-S"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    rules = [line.split() for line in listed.stdout.splitlines()]
+    rules = [line.split() for line in _said_by(command, "-t", table, "-S")]
     ours = [rule[1] for rule in rules if rule[0] == "-N" and rule[1].startswith(_CHAINS)]
     for rule in rules:
         if rule[0] == "-A" and rule[1] not in ours and any(word in ours for word in rule[2:]):
@@ -78,18 +151,24 @@ def _remove_chains(command: str, table: str) -> None:
 
 
 def _unmount_below(*folders: Path) -> None:
+    for place in sorted(_mounted(), reverse=True):
+        if any(place.is_relative_to(folder) for folder in folders):
+            quietly("umount", "--lazy", str(place))
+
+
+def _mounted() -> list[Path]:
     lines = Path("/proc/mounts").read_text().splitlines()
-    mounted = [line.split()[1].encode().decode("unicode_escape") for line in lines]
-    for place in sorted(mounted, reverse=True):
-        if any(Path(place).is_relative_to(folder) for folder in folders):
-            quietly("umount", "--lazy", place)
+    return [Path(line.split()[1].encode().decode("unicode_escape")) for line in lines]
 
 
 def _remove_cgroups() -> None:
-    for root in Path("/sys/fs/cgroup").glob("**/kubepods"):
-        for group in sorted((path for path in root.glob("**/") if path.is_dir()), reverse=True):
-            for pid in (group / "cgroup.procs").read_text().split() if (group / "cgroup.procs").exists() else ():
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(int(pid), 9)
+    deadline = time.monotonic() + _END_SECONDS
+    while (groups := list(Path("/sys/fs/cgroup").glob("**/kubepods"))) and time.monotonic() < deadline:
+        for group in (path for root in groups for path in sorted(root.glob("**/"), reverse=True)):
+            with contextlib.suppress(OSError):
+                for pid in (group / "cgroup.procs").read_text().split():
+                    os.kill(int(pid), signal.SIGKILL)
+            # What was killed is there for a moment more.
             with contextlib.suppress(OSError):
                 group.rmdir()
+        time.sleep(0.02)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -70,9 +71,8 @@ class Node:
         self._folder = folder
         self._socket = _STATE / "containerd.sock"
         self._programs: list[Program] = []
-        self._leftovers = Leftovers(folder, _STATE)
+        self._leftovers = Leftovers.looked(_STATE, folder)
         folder.mkdir(parents=True, exist_ok=True)
-        _STATE.mkdir(parents=True, exist_ok=True)
         try:
             self._start_containerd()
             self.load(_pause_image(folder / "pause.tar"))
@@ -248,6 +248,31 @@ path = "{self._folder}/opt"
                     self.ctr("tasks", "delete", "--force", container)
                 with contextlib.suppress(LabError):
                     self.ctr("containers", "delete", container)
+
+
+@contextlib.contextmanager
+def the_only_node() -> Iterator[bool]:
+    """For the length of the block no other process has a node on this machine. Raises `LabError` where one has.
+
+    What one has left that was killed is taken away first; whether there was such a one.
+    """
+    with socket.socket(socket.AF_UNIX) as held:
+        try:
+            # In no file system: it goes with the process that holds it.
+            held.bind(f"\0{_STATE.name}")
+        except OSError as error:
+            raise LabError("another lab runs on this machine: use it by its KUBECONFIG, or end it first") from error
+        yield _remove_abandoned()
+
+
+def _remove_abandoned() -> bool:
+    """Take away what a node left whose process was killed; whether there was anything."""
+    found = Leftovers.abandoned(_STATE)
+    if found is None:
+        return False
+    found.remove(BRIDGE)
+    quietly("ip", "address", "delete", f"{ADDRESS}/32", "dev", "lo")
+    return True
 
 
 @contextlib.contextmanager

@@ -2,39 +2,72 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
+
+import httpx
 
 from bench.lab.client import Raw
 from bench.lab.kubectl import Kubectl
 from bench.lab.programs import ROOT, LabError
+from bench.lab.vllm_pods import PORT
+from vllm_rightsizer.demo import pattern
+from vllm_rightsizer.demo.load import send
+
+from .pages import Page
 
 RELEASE = NAMESPACE = "vllm-rightsizer"
 PLUGIN_PORT = 9415
+QUICK_START = "docs/quick-start.md"
+CHAT, NAME = "chat", "llama-3-8b"
+"""The namespace and the Deployment of all pages."""
+SIZES = ("--gpu-memory-utilization=0.3", "--max-model-len=2048")
+START_SECONDS = 400.0
+REQUESTS = 700
+"""With them more tokens were looked up than the pool holds."""
+RECOMMENDER = "app.kubernetes.io/component=recommender"
+WEBHOOK = "app.kubernetes.io/component=webhook"
+FIGURES: list[str] = []
+"""What was measured on the way; shown when all tests are done."""
 _Found = TypeVar("_Found")
 
 
 class Installed:
-    """The chart as release `RELEASE`."""
+    """The chart as release `RELEASE`, as the quick start installs it. `began`: when that was, by `time.time`."""
 
-    def __init__(self, kubectl: Kubectl) -> None:
+    def __init__(self, kubectl: Kubectl, quick_start: Page) -> None:
         self.kubectl = kubectl
+        self.began = 0.0
+        self._page = quick_start
 
     def install(self) -> None:
-        self.kubectl.apply(_volume(self.kubectl.scratch / "history"))
-        self.kubectl.helm(
-            *("install", RELEASE, str(ROOT / "deploy" / "chart"), f"--namespace={NAMESPACE}", "--create-namespace"),
-            *("--set=image.pullPolicy=Never", "--set=clusterAutomation.vllm.optimize=true"),
-            *("--set=policies.default.observationWindow=5m", "--set=policies.default.windowCoverage=10"),
-            *("--set=policies.default.minRequests=300", "--set=policies.default.verify.settle=1m"),
-            *("--wait", "--timeout=120s"),
-        )
+        self.began = time.time()
+        self._page.run("1. Install")
+        FIGURES.append(f"helm install, until webhook and recommender are ready: {time.time() - self.began:.0f} s")
 
     @property
     def uninstall_command(self) -> list[str]:
         return [str(self.kubectl.programs / "helm"), "uninstall", RELEASE, f"--namespace={NAMESPACE}", "--wait"]
+
+    def remove(self) -> None:
+        """Take away whatever of it is still there, the definitions too."""
+        subprocess.run(self.uninstall_command, env=self.kubectl.environment, check=False, capture_output=True)
+        self.kubectl("delete", f"--filename={ROOT / 'deploy' / 'crds'}", "--ignore-not-found")
+        self.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What steps 2 and 3 of the quick start gave. `before`: the pod that ran when its namespace opted in. `pod`: the
+    one after it. `shown`: of its page."""
+
+    before: Raw
+    pod: Raw
+    shown: str
 
 
 def wait_for(look: Callable[[], _Found], what: str, seconds: float = 120.0) -> _Found:
@@ -65,17 +98,88 @@ def is_ready(pod: Raw) -> bool:
     return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", ()))
 
 
-def _volume(folder: Path) -> Raw:
-    """For the recommender's history; nobody provides volumes in the lab."""
-    folder.mkdir(mode=0o777, exist_ok=True)
-    folder.chmod(0o777)
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": "vllm-rightsizer-history"},
+def is_untouched(pod: Raw) -> bool:
+    """Whether nothing in the pod is called as the webhook calls what it adds."""
+    parts = [pod["spec"], *pod["spec"]["containers"]]
+    names = [one["name"] for part in parts for kind in ("volumes", "env", "ports") for one in part.get(kind, ())]
+    return not any("rightsizer" in name.lower() for name in (*names, *labels(pod), *annotations(pod)))
+
+
+def created(pod: Raw) -> float:
+    """When, in seconds since the epoch; the API server knows whole ones."""
+    return datetime.fromisoformat(pod["metadata"]["creationTimestamp"]).timestamp()
+
+
+def workload(kind: str, namespace: str, name: str, spec: Raw, annotations: dict[str, str] | None = None) -> Raw:
+    """One replica of a pod with that spec; `annotations` are the pods'."""
+    own = {"app": name}
+    made: Raw = {
+        "apiVersion": "apps/v1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace},
         "spec": {
-            "capacity": {"storage": "10Gi"},
-            "accessModes": ["ReadWriteOnce"],
-            "hostPath": {"path": str(folder), "type": "DirectoryOrCreate"},
+            "replicas": 1,
+            "selector": {"matchLabels": own},
+            "template": {"metadata": {"labels": own, "annotations": annotations or {}}, "spec": spec},
         },
     }
+    if kind == "Deployment":
+        # Two engines at a time are too much for a small machine.
+        made["spec"]["strategy"] = {"type": "Recreate"}
+    else:
+        made["spec"]["serviceName"] = name
+    return made
+
+
+def pods_of(kubectl: Kubectl, namespace: str, app: str) -> list[Raw]:
+    return kubectl.items(f"--namespace={namespace}", "pods", f"--selector=app={app}")
+
+
+def first_pod(kubectl: Kubectl, namespace: str, app: str) -> Raw:
+    return wait_for(lambda: next(iter(pods_of(kubectl, namespace, app)), None), f"a pod of {app}")
+
+
+def ready_pod(kubectl: Kubectl, namespace: str = CHAT, app: str = NAME) -> Raw:
+    return wait_for(
+        lambda: next(filter(is_ready, pods_of(kubectl, namespace, app)), None), f"ready {app}", START_SECONDS
+    )
+
+
+def restarted(kubectl: Kubectl) -> Raw:
+    """The pod of the Deployment of all pages that comes with a rollout, as it was admitted."""
+    before = {pod["metadata"]["uid"] for pod in pods_of(kubectl, CHAT, NAME)}
+    kubectl("rollout", "restart", f"--namespace={CHAT}", f"deployment/{NAME}")
+    return wait_for(
+        lambda: next((pod for pod in pods_of(kubectl, CHAT, NAME) if pod["metadata"]["uid"] not in before), None),
+        f"another {NAME}",
+    )
+
+
+def our_pods(kubectl: Kubectl, component: str) -> list[Raw]:
+    return kubectl.items(f"--namespace={NAMESPACE}", "pods", "-l", component)
+
+
+def plugin_says(pod: Raw, metric: str) -> float:
+    """A metric of the plugin in the pod, all its series together."""
+    page = httpx.get(f"http://{pod['status']['podIP']}:{PLUGIN_PORT}/metrics", trust_env=False).text
+    found = [line for line in page.splitlines() if line.startswith(f"{metric}{{")]
+    assert found, f"no {metric} on\n{page}"
+    return sum(float(line.split()[-1]) for line in found)
+
+
+def load(pod: Raw, requests: int, seed: int) -> None:
+    """Send so many requests of the demo's traffic to the pod, and wait for all answers."""
+    made = pattern.generate(pattern.DEMO, seed)[:requests]
+    assert send(f"http://{pod['status']['podIP']}:{PORT}", "tiny", made, lambda: None).requests == requests
+
+
+def status_of(kubectl: Kubectl) -> Raw:
+    """What is recommended for the Deployment of all pages, and why; empty where nothing is said yet."""
+    found = kubectl.items(f"--namespace={CHAT}", "vllmrec")
+    mine = next((one for one in found if one["spec"]["targetRef"]["name"] == NAME), {})
+    return mine.get("status") or {}
+
+
+def condition(status: Raw, type_: str) -> str:
+    """`True`, `False`, or nothing where it is not said."""
+    return next((one["status"] for one in status.get("conditions", ()) if one["type"] == type_), "")

@@ -1,163 +1,245 @@
-"""`doctor` on a whole cluster: nothing is found where a real vLLM is measured, and each injected fault comes first."""
+"""`doctor` on a whole cluster, and pods: nothing is found where a real vLLM is measured, and each fault comes first.
+
+Where a fault is about the pod's shape, or about a plugin that nothing loads, an idle Python that starts at once stands
+for vLLM. What the plugin of a real vLLM does is seen on a real vLLM.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bench.lab.client import Raw
 from bench.lab.kubectl import Kubectl
-from bench.lab.vllm_pods import IMAGE, vllm_pod
-from vllm_plugin.names import ANNOTATION_CONTAINER, LABEL_INJECT
+from bench.lab.programs import ROOT
+from bench.lab.vllm_pods import vllm_pod
+from vllm_plugin.names import ANNOTATION_AUTO, LABEL_INJECT, LABEL_INJECTED
 
-from .lab_cluster import NAMESPACE, Installed, is_ready, wait_for
+from .doctor_lab import TEAM, Fault, examined, first, idle, on_node, pod, run, there, wait_until_well
+from .lab_cluster import (
+    CHAT,
+    NAME,
+    PLUGIN_PORT,
+    RECOMMENDER,
+    SIZES,
+    START_SECONDS,
+    annotations,
+    labels,
+    our_pods,
+    pods_of,
+    ready_pod,
+    wait_for,
+    workload,
+)
 
-TEAM = "team-doctor"
 LATE = "team-doctor-late"
-START_SECONDS = 400.0
-READY_REPLICAS = {"webhook": 2, "recommender": 1}
-
-
-def examined(kubectl: Kubectl, *options: str) -> tuple[int, list[Raw]]:
-    """The exit code, and the findings."""
-    command = [sys.executable, "-m", "vllm_rightsizer", "doctor", "--output=json", *options]
-    done = subprocess.run(command, env=kubectl.environment, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, 1), done.stderr
-    found: list[Raw] = json.loads(done.stdout)["findings"]
-    return done.returncode, found
-
-
-def first(kubectl: Kubectl) -> Raw:
-    code, found = examined(kubectl)
-    assert code == 1
-    return found[0]
-
-
-def pod(name: str, namespace: str, spec: Raw) -> Raw:
-    # Whatever its command line seems to be.
-    settled = {ANNOTATION_CONTAINER: "vllm"}
-    metadata = {"name": name, "namespace": namespace, "labels": {"app": name}, "annotations": settled}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-
-
-def idle(*env: Raw) -> Raw:
-    """In place of vLLM, for what is not about it: it starts at once."""
-    command = [sys.executable, "-c", "import time; time.sleep(3600)"]
-    mounts = {"usr": Path("/usr"), "python": Path(sys.base_prefix), "venv": Path(sys.prefix)}
-    mounts = {name: path for name, path in mounts.items() if name == "usr" or not path.is_relative_to("/usr")}
-    container = {
-        "name": "vllm",
-        "image": IMAGE,
-        "imagePullPolicy": "Never",
-        "command": command,
-        "env": list(env),
-        "volumeMounts": [{"name": name, "mountPath": str(path), "readOnly": True} for name, path in mounts.items()],
-    }
-    volumes = [{"name": name, "hostPath": {"path": str(path)}} for name, path in mounts.items()]
-    return {"containers": [container], "volumes": volumes, "terminationGracePeriodSeconds": 1}
+UNNAMED = "unnamed"
+LISTENS = {"readinessProbe": {"tcpSocket": {"port": PLUGIN_PORT}, "periodSeconds": 1}}
+_UNSPOKEN = f"{PLUGIN_PORT // 1000}_000 + {PLUGIN_PORT % 1000}"
+"""The plugin's port in a script: of one that is spoken of the webhook keeps away."""
 
 
 @pytest.fixture(scope="module")
-def kubectl_of_team(installed: Installed) -> Iterator[Kubectl]:
-    """A namespace that has opted in, with a real vLLM that is measured."""
-    kubectl = installed.kubectl
+def team(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
+    """Beside the namespace with the vLLM that is measured one more that has opted in."""
+    request.getfixturevalue("measured")
     kubectl.namespace(TEAM, {LABEL_INJECT: "enabled"})
-    mine = f"--namespace={TEAM}"
-    wait_for(lambda: kubectl.items(mine, "configmaps", "-l", "app.kubernetes.io/managed-by"), "plugin")
-    sizes = ("--gpu-memory-utilization=0.3", "--max-model-len=2048")
-    kubectl.apply(pod("measured", TEAM, vllm_pod(kubectl.scratch / "model", *sizes)))
-    wait_for(lambda: is_ready(kubectl.get(mine, "pod", "measured")), "vLLM", START_SECONDS)
-    wait_for(lambda: _reports(kubectl), "its first measurement")
+    wait_for(lambda: _plugin_maps(kubectl, TEAM), "plugin")
     yield kubectl
     for name in (TEAM, LATE):
-        kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+        kubectl("delete", "namespace", name, "--ignore-not-found")
 
 
-def _reports(kubectl: Kubectl) -> bool:
-    said: list[Any] = [
-        condition
-        for found in kubectl.items(f"--namespace={TEAM}", "vllmrec")
-        for condition in (found.get("status") or {}).get("conditions", ())
-    ]
-    return any(one["type"] == "PluginReporting" and one["status"] == "True" for one in said)
+def _plugin_maps(kubectl: Kubectl, namespace: str) -> list[Raw]:
+    own = "app.kubernetes.io/managed-by=vllm-rightsizer"
+    return kubectl.items(f"--namespace={namespace}", "configmaps", "-l", own)
 
 
-def test_nothing_is_found_where_all_is_well(kubectl_of_team: Kubectl, tmp_path: Path) -> None:
+def test_nothing_is_found_where_all_is_well(team: Kubectl, tmp_path: Path) -> None:
     file = tmp_path / "bundle.tar.gz"
-    assert examined(kubectl_of_team, f"--bundle={file}") == (0, [])
+    assert examined(team, f"--bundle={file}") == (0, [])
     listed = subprocess.run(["tar", "-xzOf", str(file)], capture_output=True, text=True, check=True).stdout
     # The webhook's own log, which the kubelet gives.
     assert "the caBundle of vllm-rightsizer is written" in listed
+    assert "PRIVATE KEY" not in listed
 
 
-@pytest.mark.parametrize(
-    ("component", "finding"), [("webhook", "WebhookNotRunning"), ("recommender", "RecommenderNotRunning")]
-)
-def test_a_server_that_is_scaled_to_nothing(kubectl_of_team: Kubectl, component: str, finding: str) -> None:
-    kubectl, ours = kubectl_of_team, f"--namespace={NAMESPACE}"
-    name = f"deployment/vllm-rightsizer-{component}"
-    of_component = f"--selector=app.kubernetes.io/component={component}"
-    kubectl("scale", ours, name, "--replicas=0")
-    try:
-        wait_for(lambda: not kubectl.items(ours, "pods", of_component), f"no {component}")
-        found = first(kubectl)
-        assert found["name"] == finding
-        # The fix is run as it stands there.
-        assert found["fix"] == f"kubectl -n {NAMESPACE} scale {name} --replicas={READY_REPLICAS[component]}"
-    finally:
-        kubectl("scale", ours, name, f"--replicas={READY_REPLICAS[component]}")
-    _wait_until_well(kubectl)
-
-
-def test_a_pod_older_than_the_opt_in(kubectl_of_team: Kubectl) -> None:
-    kubectl = kubectl_of_team
+@contextmanager
+def pod_older_than_the_opt_in(kubectl: Kubectl) -> Iterator[None]:
     kubectl.namespace(LATE)
-    kubectl.apply(pod("older", LATE, idle()))
-    wait_for(lambda: kubectl.get(f"--namespace={LATE}", "pod", "older")["status"]["phase"] == "Running", "older pod")
-    kubectl("label", "namespace", LATE, f"{LABEL_INJECT}=enabled")
-    mine = f"--namespace={LATE}"
-    wait_for(lambda: kubectl.items(mine, "configmaps", "-l", "app.kubernetes.io/managed-by"), "plugin")
-    found = first(kubectl)
-    assert found["name"] == "PodNotAdmitted"
-    assert found["about"] == f"Pod {LATE}/older"
-    assert "older than the opt-in" in found["seen"]
-    kubectl("delete", "pod", mine, "older")
-    _wait_until_well(kubectl)
+    # Once it has the plugin, somebody has to answer for it.
+    with there(kubectl, pod("older", idle(_page(), **LISTENS), LATE)):
+        kubectl("label", "namespace", LATE, f"{LABEL_INJECT}=enabled")
+        wait_for(lambda: _plugin_maps(kubectl, LATE), "plugin")
+        yield
+        [found] = pods_of(kubectl, LATE, "older")
+        assert labels(found)[LABEL_INJECTED] == "true"
 
 
-@pytest.mark.parametrize(
-    ("env", "finding", "seen"),
-    [
-        # The webhook leaves it alone, and says why.
-        (
-            {"name": "PYTHONPATH", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-            "PluginRefused",
-            "PYTHONPATH",
-        ),
-        # It gets the plugin, which nothing ever loads.
-        ({"name": "NOTHING", "value": "here"}, "PluginSilent", "nothing answers on port"),
-    ],
-    ids=["refused", "silent"],
-)
-def test_a_pod_that_cannot_be_measured(kubectl_of_team: Kubectl, env: Raw, finding: str, seen: str) -> None:
-    kubectl, mine = kubectl_of_team, f"--namespace={TEAM}"
-    kubectl.apply(pod("odd", TEAM, idle(env)))
+@contextmanager
+def pythonpath_from_elsewhere(kubectl: Kubectl) -> Iterator[None]:
+    path = {"name": "PYTHONPATH", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+    with there(kubectl, pod("odd", idle(env=[path]))):
+        yield
+
+
+@contextmanager
+def isolated_python(kubectl: Kubectl) -> Iterator[None]:
+    with there(kubectl, pod("odd", idle("# vllm", ("-I",)))):
+        yield
+
+
+@contextmanager
+def python_that_never_loads_the_plugin(kubectl: Kubectl) -> Iterator[None]:
+    with there(kubectl, pod("odd", idle())):
+        yield
+
+
+@contextmanager
+def port_that_another_container_has(kubectl: Kubectl) -> Iterator[None]:
+    """It says so nowhere, or the webhook would have chosen another one."""
+    server = "from http.server import HTTPServer, SimpleHTTPRequestHandler as Handler"
+    spec = idle()
+    [other] = idle(f"{server}\nHTTPServer(('', {_UNSPOKEN}), Handler).serve_forever()", **LISTENS)["containers"]
+    spec["containers"].append({**other, "name": "exporter"})
+    with there(kubectl, pod("odd", spec)):
+        yield
+
+
+@contextmanager
+def release_that_the_plugin_does_not_know(kubectl: Kubectl) -> Iterator[None]:
+    """The plugin's own exporter, with the page that it has in a vLLM whose classes have other methods."""
+    with there(kubectl, pod("odd", idle(_page("lookup", "admission"), **LISTENS))):
+        yield
+
+
+def _page(*hooks_off: str) -> str:
+    """A plugin that speaks, without a vLLM behind it."""
+    return f"""
+import os, sys
+sys.path.append({str(ROOT)!r})
+from bench.lab.plugin_pods import PluginPod
+class Own(PluginPod):
+    uid = os.environ.get("VLLM_RIGHTSIZER_POD_UID", "")
+page = Own("odd", port=int(os.environ.get("VLLM_RIGHTSIZER_PORT", {_UNSPOKEN})), hooks_off={hooks_off!r}).served()
+page.__enter__()"""
+
+
+@contextmanager
+def network_that_keeps_the_recommender_away(kubectl: Kubectl) -> Iterator[None]:
+    """A NetworkPolicy, and what a network that follows policies makes of it: the lab's own follows none. So a rule
+    in the pod's network, as such an agent would write it, drops what the recommender sends to the plugin."""
+    [recommender] = our_pods(kubectl, RECOMMENDER)
+    [vllm] = pods_of(kubectl, CHAT, NAME)
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "only-requests", "namespace": CHAT},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": NAME}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"ports": [{"port": 8000}]}],
+        },
+    }
+    rule = f"INPUT --protocol tcp --source {recommender['status']['podIP']} --dport {PLUGIN_PORT} --jump DROP"
+    inside = _INSIDE.format(uid=vllm["metadata"]["uid"].replace("-", "[-_]"))
+    on_node(kubectl, "doctor-drops", f"{inside} iptables --insert {rule}")
     try:
-        wait_for(lambda: is_ready(kubectl.get(mine, "pod", "odd")), "pod")
-        found = first(kubectl)
-        assert found["name"] == finding
-        assert found["about"] == f"Pod {TEAM}/odd"
-        assert seen in found["seen"]
+        with there(kubectl, policy):
+            wait_for(lambda: "True" not in _said(kubectl, "PluginReporting"), "a scrape that fails")
+            yield
     finally:
-        kubectl("delete", "pod", mine, "odd")
-    _wait_until_well(kubectl)
+        on_node(kubectl, "doctor-lets-through", f"{inside} iptables --delete {rule}")
+        # The command's own, which lets the recommender through.
+        added = f"networkpolicy/vllm-rightsizer-plugin-{PLUGIN_PORT}"
+        kubectl("delete", f"--namespace={CHAT}", added, "--ignore-not-found")
+    wait_for(lambda: "True" in _said(kubectl, "PluginReporting"), "a scrape")
 
 
-def _wait_until_well(kubectl: Kubectl) -> None:
-    wait_for(lambda: examined(kubectl) == (0, []), "an installation without findings")
+_INSIDE = """
+for folder in /proc/[0-9]*; do
+  if grep --quiet --extended-regexp '{uid}' "$folder/cgroup" 2>/dev/null; then process="${{folder#/proc/}}"; fi
+done
+nsenter --target "$process" --net --"""
+
+
+@contextmanager
+def autoscaler_by_the_usage_of_the_pool(kubectl: Kubectl) -> Iterator[None]:
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": NAME}
+    wanted = {"type": "AverageValue", "averageValue": "800m"}
+    metric = {"type": "Pods", "pods": {"metric": {"name": "vllm:kv_cache_usage_perc"}, "target": wanted}}
+    scaler = {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "by-usage", "namespace": CHAT},
+        "spec": {"minReplicas": 1, "maxReplicas": 2, "scaleTargetRef": target, "metrics": [metric]},
+    }
+    mine = (f"--namespace={CHAT}", f"deployment/{NAME}")
+    # Where the quick start has come to its sizes, it says so itself, and goes on with it.
+    was = annotations(kubectl.get(*mine)).get(ANNOTATION_AUTO)
+    kubectl("annotate", *mine, "--overwrite", f"{ANNOTATION_AUTO}=true")
+    try:
+        with there(kubectl, scaler):
+            wait_for(lambda: "True" in _said(kubectl, "AutoscalerConflict"), "a warning")
+            yield
+    finally:
+        kubectl("annotate", *mine, "--overwrite", f"{ANNOTATION_AUTO}={was}" if was else f"{ANNOTATION_AUTO}-")
+
+
+def _said(kubectl: Kubectl, type_: str) -> list[str]:
+    """The condition's status, of each recommendation for the vLLM that is measured."""
+    found = [one for one in kubectl.items(f"--namespace={CHAT}", "vllmrec") if "status" in one]
+    return [one["status"] for raw in found for one in raw["status"].get("conditions", ()) if one["type"] == type_]
+
+
+FAULTS = (
+    Fault(pod_older_than_the_opt_in, "PodNotAdmitted", "older than the opt-in", "kubectl replace --force"),
+    Fault(pythonpath_from_elsewhere, "PluginRefused", "takes PYTHONPATH from elsewhere", "annotate pod/odd"),
+    Fault(isolated_python, "PluginRefused", "starts Python with -I or -E", "annotate pod/odd"),
+    Fault(python_that_never_loads_the_plugin, "PluginSilent", "nothing answers on port", "entry_points", mends=False),
+    Fault(port_that_another_container_has, "PortTaken", "something else answers", "| grep", mends=False),
+    Fault(release_that_the_plugin_does_not_know, "VersionUnknown", "admission, lookup", "annotate pod/odd"),
+    Fault(network_that_keeps_the_recommender_away, "NetworkPolicyBlocks", "only-requests", "apply", mends=False),
+    Fault(autoscaler_by_the_usage_of_the_pool, "AutoscalerConflict", "by-usage", "get horizontal", mends=False),
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_fault_is_named_first(team: Kubectl, fault: Fault) -> None:
+    fault.tried(team)
+
+
+def test_a_vllm_that_is_told_to_load_other_plugins(team: Kubectl) -> None:
+    """A real one: a ConfigMap lists its plugins, which the webhook does not see. After the command it is measured."""
+    plugins = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings", "namespace": TEAM}}
+    spec = vllm_pod(team.scratch / "model", *SIZES)
+    spec["containers"][0]["envFrom"] = [{"configMapRef": {"name": "settings"}}]
+    with there(
+        team,
+        {**plugins, "data": {"VLLM_PLUGINS": "lora_filesystem_resolver"}},
+        workload("Deployment", TEAM, UNNAMED, spec),
+    ):
+        before = _ready(team)
+        found = first(team)
+        assert (found["name"], found["about"]) == ("PluginNotNamed", f"Pod {TEAM}/{before['metadata']['name']}")
+        assert "comes from the ConfigMap settings" in found["seen"]
+        run(team, found["fix"])
+        wait_for(lambda: _ready(team)["metadata"]["uid"] != before["metadata"]["uid"], "another vLLM", START_SECONDS)
+        wait_until_well(team)
+        wait_for(lambda: _reports(team), "what it measures")
+    wait_until_well(team)
+
+
+def _ready(kubectl: Kubectl) -> Raw:
+    return ready_pod(kubectl, TEAM, UNNAMED)
+
+
+def _reports(kubectl: Kubectl) -> bool:
+    found = kubectl.items(f"--namespace={TEAM}", "vllmrec")
+    said = json.dumps([one.get("status") for one in found if one["spec"]["targetRef"]["name"] == UNNAMED])
+    return '"1 of 1 pods report' in said
