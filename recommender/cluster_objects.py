@@ -41,6 +41,7 @@ AUTOMATION = tuple(resource_of(model) for model in (AutomatedNamespace, ClusterA
 _OURS = Selection(labels="app.kubernetes.io/managed-by=vllm-rightsizer")
 _OPTIONAL = {"may_be_absent": True, "may_be_refused": True}
 """Kinds without which only what is about them is missing: a warning, a claim."""
+_WITHOUT = {CONFIG_MAPS.kind: "--no-plugin-maps", CLAIM_TEMPLATES.kind: "--no-gpu-claims"}
 _NODE_STATUS = ("capacity", "allocatable")
 
 
@@ -59,7 +60,12 @@ class ClusterObjects:
         write_pace: WritePace | None = None,
         instance: str = "",
         scope: Scope = Scope.OPT_IN,
+        *,
+        plugin_maps: bool = True,
+        gpu_claims: bool = True,
     ) -> None:
+        """`plugin_maps`, `gpu_claims`: whether the ConfigMaps that carry the plugin, and ResourceClaimTemplates, are
+        followed and can be written; without, there are none."""
         self._telemetry = telemetry
         self._write_pace = write_pace
         self._instance = instance
@@ -72,9 +78,9 @@ class ClusterObjects:
             **{setting: {"changed": self._setting_changed} for setting in (POLICIES, *AUTOMATION)},
             RECOMMENDATIONS: {"changed": self._written_object_changed},
             NODES: {},
-            CONFIG_MAPS: {"selection": _OURS, "metadata_only": True},
+            **({CONFIG_MAPS: {"selection": _OURS, "metadata_only": True}} if plugin_maps else {}),
             **{autoscaler: {"changed": self._said_anew, **_OPTIONAL} for autoscaler in AUTOSCALERS},
-            CLAIM_TEMPLATES: {"selection": _OURS, "metadata_only": True, **_OPTIONAL},
+            **({CLAIM_TEMPLATES: {"selection": _OURS, "metadata_only": True, **_OPTIONAL}} if gpu_claims else {}),
         }
         self._documents: dict[str, Reflector[bytes]] = {
             resource.kind: Reflector(server, resource, partial(_document, resource), pace=pace, **options)
@@ -139,7 +145,7 @@ class ClusterObjects:
         return self._revision
 
     def list(self, kind: str, namespace: str | None = None) -> list[Raw]:
-        keys = {(kind, *key) for key in self._documents[kind].objects}
+        keys = {(kind, *key) for key in self._objects(kind)}
         if self._ahead is not None:
             keys |= self._ahead.keys(kind)
         found = (self._found(key) for key in sorted(keys) if namespace is None or key[1] == namespace)
@@ -149,9 +155,15 @@ class ClusterObjects:
         return self._found((kind, namespace or "", name))
 
     def apply(self, obj: Raw) -> bool:
-        """As of any store; False also where the same is about to be written."""
+        """As of any store; False also where the same is about to be written. Raises PermissionError of a kind that is
+        not followed."""
         key = key_of(obj)
-        resource = self._documents[obj["kind"]].resource
+        followed = self._documents.get(key[0])
+        if followed is None:
+            raise PermissionError(f"it was started with {_WITHOUT[key[0]]}")
+        if followed.lack is not None:
+            raise PermissionError(followed.lack)
+        resource = followed.resource
         stands = self._found(key)
         if obj["kind"] != RECOMMENDATIONS.kind:
             # Named by their content: there is nothing to change in one.
@@ -196,8 +208,12 @@ class ClusterObjects:
         ahead = self._ahead.get(key) if self._ahead is not None else None
         return ahead if ahead is not None else self._kept(key)
 
+    def _objects(self, kind: str) -> Mapping[tuple[str, str], bytes]:
+        followed = self._documents.get(kind)
+        return {} if followed is None else followed.objects
+
     def _kept(self, key: Key) -> Raw | None:
-        text = self._documents[key[0]].objects.get(key[1:])
+        text = self._objects(key[0]).get(key[1:])
         return None if text is None else _raw(text)
 
     def _said_anew(self, _before: object, _after: object) -> None:

@@ -40,8 +40,16 @@ ESTIMATED = "EstimatedFromVLLM"
 """The reason where nothing but vLLM's own metrics is known."""
 CONTRADICTORY = "Contradictory"
 """The reason of a policy whose settings do not go together; it is followed as far as it can be."""
+PARTLY_FOLLOWED = "PartlyFollowed"
+"""The reason of a policy with settings that are not built yet."""
 SHORT = "ShortOfKVCache"
 """The reason where pods need more than the policy or the GPU lets them have."""
+BY_POOL_USAGE = "ScaledByPoolUsage"
+"""The reason where an autoscaler goes by the usage of the pool, which rises when that is made smaller."""
+BY_GPU_MEMORY = "ScaledByGPUMemory"
+"""The reason where one goes by GPU memory, of which less is in use then."""
+BY_BOTH = "ScaledByPoolUsageAndGPUMemory"
+"""The reason where they go by both."""
 PLUGIN_MISSING = "PluginMissing"
 """The reason where the pods have no plugin, and not even vLLM's own metrics are known."""
 
@@ -202,15 +210,26 @@ def degraded(state: WorkloadState, verification: Verification | None, now: float
 
 
 def autoscaler_conflicts(state: WorkloadState) -> tuple[Verdict, ...]:
-    """Does an autoscaler go by what a smaller pool raises? No verdict where none does."""
-    if not state.autoscaler_conflicts:
+    """Does an autoscaler go by what a smaller pool raises or lowers? No verdict where none does."""
+    found = state.autoscaler_conflicts
+    if not found:
         return ()
-    named = ", ".join(str(one) for one in state.autoscaler_conflicts)
-    message = (
-        f"scaled by its use of a KV cache whose size changes here: {named}. A smaller KV cache raises that, and the "
-        f"number of pods with it; {PREFIX}workload_kv_demand_ratio keeps its meaning"
-    )
-    return (Verdict(AUTOSCALER_CONFLICT, "True", "ScaledByPoolUsage", message),)
+    by_usage = ", ".join(f"{one.kind} {one.name} by {one.pool_usage}" for one in found if one.pool_usage)
+    by_memory = ", ".join(f"{one.kind} {one.name} by {one.gpu_memory}" for one in found if one.gpu_memory)
+    said = []
+    if by_usage:
+        said.append(
+            f"scaled by its use of a KV cache whose size changes here: {by_usage}. A smaller KV cache raises that, and "
+            "the number of pods with it"
+        )
+    if by_memory:
+        said.append(
+            f"scaled by GPU memory, which vLLM claims at its start whatever the load: {by_memory}. A smaller KV cache "
+            "lowers what is in use, and the number of pods with it"
+        )
+    said.append(f"{PREFIX}workload_kv_demand_ratio keeps its meaning")
+    reason = BY_BOTH if by_usage and by_memory else BY_POOL_USAGE if by_usage else BY_GPU_MEMORY
+    return (Verdict(AUTOSCALER_CONFLICT, "True", reason, "; ".join(said)),)
 
 
 def with_transitions(verdicts: Sequence[Verdict], before: Sequence[Condition], now: float) -> list[Condition]:

@@ -30,6 +30,30 @@ class Market:
     prices: Prices = field(default_factory=Prices)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Money for a month of 730 h."""
+
+    per_month: float
+    currency: str
+
+
+def cost_of_claims(state: WorkloadState, market: Market) -> Cost | None:
+    """What the GPU memory that the reporting pods claim costs: of each GPU's price the share that is claimed. None
+    where no pod reports, or the price of one is not known."""
+    amount, currency = 0.0, None
+    for report in state.current:
+        if not report.reporting:
+            continue
+        price = market.prices.price(report.pod.key.namespace, market.nodes.get(report.pod.launch.node))
+        if isinstance(price, Unpriced):
+            return None
+        ranks = (rank for engine in report.engines for rank in engine.ranks if rank.total_bytes)
+        amount += price.month(sum((rank.outside_pool_bytes + rank.capacity_bytes) / rank.total_bytes for rank in ranks))
+        currency = price.currency
+    return Cost(round(amount, 2), currency) if currency is not None else None
+
+
 def with_consequences(
     recommendation: VLLMRecommendation, state: WorkloadState, market: Market, claim: str | None = None
 ) -> VLLMRecommendation:

@@ -211,9 +211,12 @@ def seen_pod(raw: Raw) -> SeenPod | None:
 def _held_gpus(raw: Raw) -> tuple[tuple[str, int], ...]:
     if (raw.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
         return ()
+    spec = raw.get("spec") or {}
+    # Other init containers give theirs back before the pod serves anything.
+    sidecars = [one for one in spec.get("initContainers") or () if one.get("restartPolicy") == "Always"]
     asked = (
         (str(container.get("name")), str(amounts_of(container).get(WHOLE_GPU, "0")))
-        for container in (raw.get("spec") or {}).get("containers") or ()
+        for container in [*(spec.get("containers") or ()), *sidecars]
     )
     return tuple((name, int(amount)) for name, amount in asked if amount.isdecimal() and int(amount))
 

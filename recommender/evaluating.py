@@ -11,7 +11,7 @@ from recommender.api.recommendations import LossBudget, Savings, VLLMRecommendat
 from recommender.api.units import format_bytes
 from recommender.changes import changes_of
 from recommender.claiming import ensure_claim, is_there
-from recommender.consequences import Market, with_consequences
+from recommender.consequences import Market, cost_of_claims, with_consequences
 from recommender.evaluation import Evaluation, evaluate
 from recommender.history import History
 from recommender.history_files import UnreadableHistoryError
@@ -134,7 +134,7 @@ class Evaluator:
         shown = claim if self._claim_is_there(state.key) else None
         completed = with_consequences(evaluation.recommendation, state, market, shown)
         evaluation = replace(evaluation, recommendation=completed)
-        figures = self._figures[state.key] = figures_of(evaluation)
+        figures = self._figures[state.key] = figures_of(evaluation, cost_of_claims(state, market))
         write = self._store.apply if state.previous is None else self._store.apply_status
         written = write(evaluation.recommendation.to_json())
         before = state.previous.status if state.previous is not None else None

@@ -101,6 +101,8 @@ def evaluate(
     automation, window = state.automation, found.window
     status = RecommendationStatus(
         fingerprint=state.fingerprint,
+        replicas=len(state.reports),
+        gpus=state.gpus,
         gpu_memory_total_bytes=gpu_totals(engines) if engines else stands.gpu_memory_total_bytes,
         automation=Resolved(value=str(automation.enabled).lower(), source=automation.enabled_source),
         policy=Resolved(value=automation.policy, source=automation.policy_source),

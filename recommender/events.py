@@ -14,7 +14,7 @@ from recommender.api.object_store import Raw
 from recommender.api.policies import VALID
 from recommender.api.recommendations import AUTOSCALER_CONFLICT, DEGRADED, PLUGIN_REPORTING, RECOMMENDED, VERIFIED
 from recommender.api.units import format_bytes, format_micro_time
-from recommender.conditions import CONTRADICTORY, ESTIMATED, SHORT
+from recommender.conditions import CONTRADICTORY, ESTIMATED, PARTLY_FOLLOWED, SHORT
 from recommender.samples import ASLEEP, KVCACHED, NO_KV_CACHE
 
 CONTROLLER = "vllm-rightsizer.io/recommender"
@@ -40,7 +40,7 @@ _GOOD = {
 _HARMLESS = ("NoPods", "PodsNotRunning", "InsufficientData", ESTIMATED, ASLEEP, KVCACHED, NO_KV_CACHE)
 """Reasons that a workload has at its beginning and at its end, and those of pods with nothing to size."""
 
-_TO_BE_LOOKED_AT = ("LastValidPolicy", SHORT, CONTRADICTORY)
+_TO_BE_LOOKED_AT = ("LastValidPolicy", SHORT, CONTRADICTORY, PARTLY_FOLLOWED)
 """Reasons that somebody should know of although the condition is as it should be."""
 
 

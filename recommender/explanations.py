@@ -149,11 +149,7 @@ def explanation_of(store: ObjectReader, history: HistoryReader, recommendation: 
     pods = pods_guard_of(recommendation)
     found = assess(policy.spec, series, (), recommendation.status, candidates, end, standing, pods)
     window, pools, sizing = found.window, found.pools, found.sizing
-    target = recommendation.status.target
-    decided_by = target.bound_by if target else ""
-    # Of two by one name the later decides: the floor, and a maxKV below it.
-    asked = reversed(recommendation.status.bounds)
-    decision = next((bound.message for bound in asked if bound.name == decided_by), "")
+    decided_by, decision = _decision(recommendation)
     return Explanation(
         recommendation=recommendation,
         at=_moment(end),
@@ -168,6 +164,28 @@ def explanation_of(store: ObjectReader, history: HistoryReader, recommendation: 
         curve=_curve_points(window, pools) if window and pools else (),
         intervals=_rows(window) if window else (),
         changes=changes,
+    )
+
+
+def explanation_of_status(store: ObjectReader, recommendation: VLLMRecommendation) -> Explanation:
+    """Explain `recommendation` without the history, as far as its status says: what comes from samples is empty."""
+    resolved, coverage = recommendation.status.policy, recommendation.status.coverage
+    policy = Resolver(store, {}).policy(resolved.value if resolved else DEFAULT_POLICY)
+    seen = coverage.last_sample if coverage is not None else None
+    decided_by, decision = _decision(recommendation)
+    return Explanation(
+        recommendation=recommendation,
+        at=_moment((seen or datetime.now(UTC)).timestamp()),
+        policy=policy.spec,
+        policy_fault=policy.fault,
+        decided_by=decided_by,
+        decision=decision,
+        guards=(),
+        knees=None,
+        pools=None,
+        candidates=(),
+        curve=(),
+        intervals=(),
     )
 
 
@@ -198,6 +216,15 @@ def find_recommendation(store: ObjectReader, namespace: str, name: str) -> VLLMR
 
 def _workload_name(raw: Raw) -> str:
     return str(((raw.get("spec") or {}).get("targetRef") or {}).get("name") or "")
+
+
+def _decision(recommendation: VLLMRecommendation) -> tuple[str, str]:
+    """The name of the bound that gave the size, and its sentence; both empty where there is none."""
+    target = recommendation.status.target
+    decided_by = target.bound_by if target else ""
+    # Of two by one name the later decides: the floor, and a maxKV below it.
+    asked = reversed(recommendation.status.bounds)
+    return decided_by, next((bound.message for bound in asked if bound.name == decided_by), "")
 
 
 def _policy(store: ObjectReader, history: HistoryReader, recommendation: VLLMRecommendation) -> ResolvedPolicy:

@@ -38,7 +38,7 @@ _OF_THE_REUSE_HISTOGRAM = tuple(names.KV_REUSE_DISTANCE_BYTES + suffix for suffi
 _ABOUT_THE_PLUGIN = (names.HOOK_SECONDS, names.HOOK_ERRORS)
 """Its own cost, a series a hook: no figure of an engine."""
 
-_INDISPENSABLE_HOOKS = ("kv_cache_manager", "lookup", "admission", "free")
+INDISPENSABLE_HOOKS = ("kv_cache_manager", "lookup", "admission", "free")
 """Without one of them the figures stand still, and look like those of a quiet service."""
 
 _REUSE_HOOK = "reuse"
@@ -79,7 +79,7 @@ def sample_of(samples: Iterable[PageSample], pod_uid: str = "") -> PodSample:
             f"the page is that of another pod (UID {shown_uid}): with hostNetwork, pods of one node need a "
             f"{names.ENV_PORT} each"
         )
-    off = next((hook for hook in _INDISPENSABLE_HOOKS if not page.hooks.get(hook, True)), None)
+    off = next((hook for hook in INDISPENSABLE_HOOKS if not page.hooks.get(hook, True)), None)
     if off is not None:
         raise RefusedSampleError(
             f"the plugin's hook {off} is off, its figures stand still: the pod's log says why, a new pod tries again"

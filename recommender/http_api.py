@@ -47,7 +47,10 @@ ROOT = "/api/v1"
 _SIZES = (VLLMRecommendation.KIND, VLLMPolicy.KIND)
 _FLEET = (*_SIZES, AutomatedNamespace.KIND, ClusterAutomation.KIND, "Node")
 _AGAIN_SECONDS = 5
-_SHOWN = ("fingerprint", "automation", "policy", "measured", "estimated", "target", "savings", "coverage", "conditions")
+_SHOWN = (
+    *("fingerprint", "replicas", "gpus", "automation", "policy", "measured", "estimated", "target", "savings"),
+    *("coverage", "conditions"),
+)
 _MOST_SETTINGS = 64
 
 Work = Callable[[Leave], Any]

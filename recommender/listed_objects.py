@@ -6,16 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from recommender.api.apiserver.connection import CONNECTION_ERRORS, JSON, METADATA_LIST, ApiError, ApiServer
 from recommender.api.apiserver.lists import pages
-from recommender.api.apiserver.resources import Resource, resource_of
+from recommender.api.apiserver.resources import Resource
 from recommender.api.object_store import Raw
 from recommender.api.owners import BUILT_IN_OWNERS, CUSTOM_OWNERS
-from recommender.api.policies import ClusterAutomation
 from recommender.cluster_objects import AUTOMATION, NAMESPACES, NODES, PODS, POLICIES, RECOMMENDATIONS
 
 SIZES = (RECOMMENDATIONS, POLICIES)
 """What is recommended, and by what."""
-WORKLOADS = (RECOMMENDATIONS, resource_of(ClusterAutomation), PODS)
-"""What is recommended, and for which pods."""
 FLEET = (*SIZES, *AUTOMATION, PODS, NAMESPACES, NODES, *BUILT_IN_OWNERS, *CUSTOM_OWNERS)
 """All that decides who lies where, and what would be asked for him."""
 

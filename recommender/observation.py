@@ -87,9 +87,7 @@ class Observer:
             self._take(self._source, now)
         facts: dict[SeriesKey, EngineFacts] = {}
         reports: dict[Identity, PodReport] = {}
-        succeeded = sum(scrape.sample is not None for scrape in scrapes)
-        self._telemetry.scrapes.labels("ok").inc(succeeded)
-        self._telemetry.scrapes.labels("failed").inc(len(scrapes) - succeeded)
+        self._telemetry.scraped(scrapes)
         for scrape in scrapes:
             pod, sample = scrape.pod, scrape.sample
             self._telemetry.scrape_seconds.observe(scrape.seconds)

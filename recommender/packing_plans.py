@@ -106,8 +106,9 @@ class Stock:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A pod that no plan moves, and why."""
+    """A container of a pod that no plan moves, and why."""
 
+    key: WorkloadKey
     name: str
     reason: str
 
@@ -144,7 +145,7 @@ def plan_of(store: ObjectReader, prices: Prices, census: Census | None = None) -
         emitter = automation.emitter if applies else "none"
         reason = _left_out(pod, node)
         if reason is not None:
-            left_out.append(LeftOut(f"{pod.key.namespace}/{pod.name}/{pod.key.container}", reason))
+            left_out.append(LeftOut(pod.key, f"{pod.key.namespace}/{pod.name}/{pod.key.container}", reason))
         elif node is not None:
             engines.append(_engine(pod, recommendation, emitter, node))
     stocks = []
@@ -263,7 +264,7 @@ def _stock(
         prices=card_prices,
     )
     full = "its node has fewer GPUs than its pods ask for, by what its labels say"
-    return stock, [LeftOut(name, full) for name in homeless]
+    return stock, [LeftOut(engine.key, engine.name, full) for engine in engines if engine.name in homeless]
 
 
 def _tenants(engines: Sequence[Engine], rooms: Mapping[str, tuple[int, ...]], scenario: Scenario) -> list[Tenant]:

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from recommender.api.object_store import Raw
 from recommender.api.objects import Condition
-from recommender.api.policies import VALID, SettingStatus
-from recommender.conditions import CONTRADICTORY, Verdict, with_transitions
+from recommender.api.policies import VALID, PolicySpec, SettingStatus
+from recommender.conditions import CONTRADICTORY, PARTLY_FOLLOWED, Verdict, with_transitions
 from recommender.policy_contradictions import contradictions
+from recommender.policy_effects import not_followed
 from recommender.resolution import ResolvedPolicy
 
 
@@ -36,13 +37,18 @@ def judged(raw: Raw, verdict: Verdict, now: float) -> Raw | None:
 def verdict_on_policy(policy: ResolvedPolicy) -> Verdict:
     """`policy` is what was read of the object."""
     if policy.fault is None:
-        odd = contradictions(policy.spec) if policy.spec is not None else ()
-        if odd:
-            return Verdict(VALID, "True", CONTRADICTORY, f"workloads are sized by it. {'; '.join(odd)}")
+        odd, idle = _remarks(policy.spec)
+        if odd or idle:
+            reason = CONTRADICTORY if odd else PARTLY_FOLLOWED
+            return Verdict(VALID, "True", reason, f"workloads are sized by it. {'; '.join([*odd, *idle])}")
         return Verdict(VALID, "True", "Understood", "workloads are sized by it")
     if policy.spec is not None:
         return Verdict(VALID, "False", "LastValidGoesOn", f"its last valid version goes on: {policy.fault}")
     return Verdict(VALID, "False", "Invalid", f"no workload is sized by it: {policy.fault}")
+
+
+def _remarks(spec: PolicySpec | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return (contradictions(spec), not_followed(spec)) if spec is not None else ((), ())
 
 
 def verdict_on_automation(fault: str | None, goes_on: bool) -> Verdict:

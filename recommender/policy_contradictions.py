@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from recommender.api.policies import PolicySpec
+from recommender.api.policies import PolicySpec, Verify
 from recommender.api.units import format_duration, parse_duration
 from recommender.intervals import INTERVALS_PER_WINDOW
 
@@ -90,8 +90,9 @@ def _time_zone(spec: PolicySpec) -> str:
 
 
 def _settling(spec: PolicySpec) -> str:
-    # The default is for windows of hours, and does not have to be looked after where somebody takes a shorter one.
-    asked = "settle" in spec.verify.model_fields_set
+    # The default is for windows of hours, and does not have to be looked after where somebody takes a shorter one. API
+    # servers write it into every policy.
+    asked = spec.verify.settle != Verify().settle
     if not asked or parse_duration(spec.verify.settle) <= spec.observation_window_seconds:
         return ""
     return (

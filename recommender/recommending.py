@@ -69,9 +69,11 @@ class Recommender:
         prices: Callable[[], Prices] = Prices,
         look: Callable[[], Census] | None = None,
         source: IntervalSource | None = None,
+        *,
+        plugin_maps: bool = True,
     ) -> None:
         """`look` tells the pods and their owners where the store does not list them whole; intervals come from
-        `source` where there is one."""
+        `source` where there is one; `plugin_maps`: the plugin comes into pods by ConfigMaps, which are kept."""
         self._store = store
         self._history = history
         self._scraper = scraper
@@ -85,6 +87,7 @@ class Recommender:
         self._stored_policies = dict(self._known_policies)
         self._readings = Readings()
         self._resolver = Resolver(store, self._known_policies, self._readings)
+        self._plugin_maps = plugin_maps
         self._look = look or functools.partial(census_of, store)
         self._ownership = Ownership()
         self._autoscalers: dict[OwnerKey, tuple[Autoscaler, ...]] = {}
@@ -117,7 +120,8 @@ class Recommender:
     async def _round(self) -> None:
         census = self._look()
         self._refusal = None
-        self._put(functools.partial(ensure_plugin, self._store, census.opted_in))
+        if self._plugin_maps:
+            self._put(functools.partial(ensure_plugin, self._store, census.opted_in))
         found = discover(census, self._resolver.owner_groups())
         self._ownership = found.ownership
         self._autoscalers = autoscalers_of(self._store, found.ownership, self._warn)
@@ -179,8 +183,7 @@ class Recommender:
         self._said, self._saying = self._saying, set()
         self._evaluator.keep(states, {(pod.key, pod.fingerprint) for pod in pods})
         self._telemetry.kv_demands(demands_of(scrapes, self._evaluator.own_pools))
-        conflicts = {key: len(state.autoscaler_conflicts) for key, state in states.items()}
-        self._telemetry.autoscaler_conflicts({key: count for key, count in conflicts.items() if count})
+        self._telemetry.autoscaler_conflicts({key: state.autoscaler_conflicts for key, state in states.items()})
         recommended = self._evaluator.recommended
         self._telemetry.workloads.labels("true").set(recommended)
         self._telemetry.workloads.labels("false").set(len(states) - recommended)
@@ -189,7 +192,7 @@ class Recommender:
         shown = self._telemetry.figures
         shown.workloads, shown.pods, shown.allocatable_bytes = (
             self._evaluator.figures,
-            found.injected,
+            [pod for pod in found.injected if pod.address is not None],
             cluster.allocatable_bytes,
         )
         self._telemetry.last_round.set(now)

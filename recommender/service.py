@@ -59,6 +59,10 @@ class RecommenderSettings:
     """Whether the HTTP API is answered beside the probes."""
     scope: Scope = Scope.OPT_IN
     """Which namespaces' pods the webhook is asked about."""
+    plugin_maps: bool = True
+    """Whether the plugin's ConfigMap is kept in each namespace in scope: no other way of injecting needs it."""
+    gpu_claims: bool = True
+    """Whether ResourceClaimTemplates are kept for workloads whose GPUs are allocated by claims."""
     prometheus: PrometheusSettings | None = None
     """Where intervals come from: then `history` is a cache of them. None for the recommender's own scrapes."""
 
@@ -123,7 +127,15 @@ async def _objects(settings: RecommenderSettings, telemetry: Telemetry) -> Async
         yield in_folder(settings.objects, settings.scope)
         return
     elections = settings.namespace if settings.leader_elect else None
-    async with on_api_server(settings.kubeconfig, settings.context, settings.scope, elections, telemetry) as objects:
+    async with on_api_server(
+        settings.kubeconfig,
+        settings.context,
+        settings.scope,
+        elections,
+        telemetry,
+        plugin_maps=settings.plugin_maps,
+        gpu_claims=settings.gpu_claims,
+    ) as objects:
         yield objects
 
 
@@ -144,7 +156,16 @@ async def _work(
             source = await stack.enter_async_context(backend.source(history)) if backend is not None else None
 
             def made() -> Recommender:
-                return Recommender(objects.store, history, scraper, telemetry, prices, objects.look, source)
+                return Recommender(
+                    objects.store,
+                    history,
+                    scraper,
+                    telemetry,
+                    prices,
+                    objects.look,
+                    source,
+                    plugin_maps=settings.plugin_maps,
+                )
 
             try:
                 recommender = made()

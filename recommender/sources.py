@@ -42,14 +42,29 @@ def in_folder(folder: Path, scope: Scope) -> Objects:
 
 @contextlib.asynccontextmanager
 async def on_api_server(
-    kubeconfig: Path | None, context: str | None, scope: Scope, election_namespace: str | None, telemetry: Telemetry
+    kubeconfig: Path | None,
+    context: str | None,
+    scope: Scope,
+    election_namespace: str | None,
+    telemetry: Telemetry,
+    *,
+    plugin_maps: bool = True,
+    gpu_claims: bool = True,
 ) -> AsyncIterator[Objects]:
     """Followed for the length of the block. `election_namespace` has the lease by which one of several recommenders
-    leads; None where there is only one. Raises `CredentialsError`."""
+    leads; None where there is only one. Without `plugin_maps` and `gpu_claims` ConfigMaps and ResourceClaimTemplates
+    are left alone. Raises `CredentialsError`."""
     async with contextlib.AsyncExitStack() as stack:
         server = await ApiServer.connect(kubeconfig, context)
         stack.push_async_callback(server.close)
-        cluster = ClusterObjects(server, telemetry, instance=socket.gethostname(), scope=scope)
+        cluster = ClusterObjects(
+            server,
+            telemetry,
+            instance=socket.gethostname(),
+            scope=scope,
+            plugin_maps=plugin_maps,
+            gpu_claims=gpu_claims,
+        )
         await stack.enter_async_context(cluster.following())
         leadership: Leadership = Sole()
         if election_namespace is not None:

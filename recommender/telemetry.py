@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from recommender.api.recommendations import LossBudget, Savings
+from recommender.autoscaling import Autoscaler
+from recommender.conditions import BY_GPU_MEMORY, BY_POOL_USAGE
 from recommender.discovery import Pod
 from recommender.gauge_tables import GaugeTable
 from recommender.keys import WORKLOAD_LABELS, WorkloadKey
 from recommender.kv_demands import KVDemand
+from recommender.scraping import Scrape
 from recommender.workload_figures import WorkloadCollector
 from vllm_plugin.names import PREFIX
 
 _NAME = PREFIX + "recommender_"
+_SCRAPED = ("ok", "failed", "not-ready")
 
 
 class Telemetry:
@@ -25,12 +29,15 @@ class Telemetry:
         self.registry = CollectorRegistry()
         self.figures = WorkloadCollector()
         self.registry.register(self.figures)
-        self.scrapes = Counter(
+        self._scrapes = Counter(
             _NAME + "scrapes",
-            "Scrapes of plugins by outcome: ok, failed.",
+            "Scrapes of plugins by outcome: ok, failed, not-ready (no page, of a vLLM that does not serve yet).",
             ["outcome"],
             registry=self.registry,
         )
+        for outcome in _SCRAPED:
+            # So that the first failure is a growth.
+            self._scrapes.labels(outcome)
         self.scrape_seconds = Histogram(_NAME + "scrape_seconds", "Time of one scrape.", registry=self.registry)
         self.pods = Gauge(_NAME + "pods", "Pods with the plugin.", registry=self.registry)
         self.estimated_pods = Gauge(
@@ -88,8 +95,9 @@ class Telemetry:
         )
         self._autoscaler_conflicts = GaugeTable(
             PREFIX + "workload_autoscaler_conflicts",
-            "Autoscalers that go by the usage of a KV cache whose size is automated.",
-            WORKLOAD_LABELS,
+            "Autoscalers that a change of an automated size misleads: ScaledByPoolUsage, which rises as the KV cache "
+            "gets smaller, or ScaledByGPUMemory, of which less is in use then.",
+            (*WORKLOAD_LABELS, "reason"),
             registry=self.registry,
         )
         of_savings = (*WORKLOAD_LABELS, "use")
@@ -141,6 +149,15 @@ class Telemetry:
         self.pods.set(0)
         self.estimated_pods.set(0)
 
+    def scraped(self, scrapes: Iterable[Scrape]) -> None:
+        """A round of them. A page that says why there is nothing to size is as good as any."""
+        outcomes = collections.Counter(
+            "ok" if scrape.fault is None or scrape.aside else "failed" if scrape.pod.ready else "not-ready"
+            for scrape in scrapes
+        )
+        for outcome, count in outcomes.items():
+            self._scrapes.labels(outcome).inc(count)
+
     def without_plugin(self, pods: Iterable[Pod]) -> None:
         """All pods that there are without the plugin."""
         counts = collections.Counter((pod.key.namespace, pod.missing.reason) for pod in pods if pod.missing is not None)
@@ -164,9 +181,16 @@ class Telemetry:
         )
         self._kv_saturated_ratio.set((labels, demand.saturated_ratio) for labels, demand in found)
 
-    def autoscaler_conflicts(self, counts: Mapping[WorkloadKey, int]) -> None:
-        """How many each workload has; nothing is left of those that have none."""
-        self._autoscaler_conflicts.set((key.labels, count) for key, count in counts.items())
+    def autoscaler_conflicts(self, found: Mapping[WorkloadKey, Collection[Autoscaler]]) -> None:
+        """Those of each workload; nothing is left of those that have none. Who goes by both counts for both."""
+        counts = collections.Counter(
+            (*key.labels, reason)
+            for key, autoscalers in found.items()
+            for one in autoscalers
+            for reason, metric in ((BY_POOL_USAGE, one.pool_usage), (BY_GPU_MEMORY, one.gpu_memory))
+            if metric is not None
+        )
+        self._autoscaler_conflicts.set(counts.items())
 
     def savings(self, found: Mapping[WorkloadKey, Savings]) -> None:
         """Those of all workloads that have a size; nothing is left of the others."""

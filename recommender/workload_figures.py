@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from recommender.api.recommendations import Resolved
+from recommender.consequences import Cost
 from recommender.discovery import Pod
 from recommender.evaluation import Evaluation
 from recommender.keys import WORKLOAD_LABELS, WorkloadKey
@@ -29,6 +31,7 @@ class WorkloadFigures:
 
     `pools`: bytes of a rank's KV pool, by what it is called: `own`, which the author's arguments make, `today` and
     `recommended`. `pool_hit_rates`: what the curve of the window says of each. `conditions`: status by type.
+    `automation`: whether what is recommended is applied, and who said so. `cost`: of what all pods claim.
     """
 
     point: Point | None
@@ -36,10 +39,12 @@ class WorkloadFigures:
     pools: Mapping[str, int]
     pool_hit_rates: Mapping[str, float]
     conditions: Mapping[str, str]
+    automation: Resolved | None
+    cost: Cost | None
 
 
-def figures_of(evaluation: Evaluation) -> WorkloadFigures:
-    """Those that the evaluation knows."""
+def figures_of(evaluation: Evaluation, cost: Cost | None) -> WorkloadFigures:
+    """Those that the evaluation knows, and `cost`."""
     status, found = evaluation.recommendation.status, evaluation.assessment
     target, measured = status.target, status.measured
     sizes = {
@@ -56,6 +61,8 @@ def figures_of(evaluation: Evaluation) -> WorkloadFigures:
         pools=pools,
         pool_hit_rates={name: curve.hit_rate(size) for name, size in pools.items()} if curve else {},
         conditions={condition.type: condition.status for condition in status.conditions},
+        automation=status.automation,
+        cost=cost,
     )
 
 
@@ -94,6 +101,27 @@ class WorkloadCollector:
             ),
         )
         yield _gauge(
+            _NAME + "requested_money_per_month",
+            "What the GPU memory that all pods claim costs for 730 hours, by its share of the GPUs' price, where that "
+            "is known.",
+            ("currency",),
+            (
+                (key, (found.cost.currency,), found.cost.per_month)
+                for key, found in self.workloads.items()
+                if found.cost is not None
+            ),
+        )
+        yield _gauge(
+            _NAME + "automated",
+            "1 where automation is on, 0 where it is off, by the level that decided it.",
+            ("source",),
+            (
+                (key, (found.automation.source,), found.automation.value == "true")
+                for key, found in self.workloads.items()
+                if found.automation is not None
+            ),
+        )
+        yield _gauge(
             _NAME + "condition",
             "1 for the status that each condition of the VLLMRecommendation has.",
             ("type", "status"),
@@ -104,7 +132,9 @@ class WorkloadCollector:
             ),
         )
         info = GaugeMetricFamily(
-            _NAME + "pod_info", "1 for each pod with the plugin: whose it is.", labels=["pod", *WORKLOAD_LABELS]
+            _NAME + "pod_info",
+            "1 for each pod with the plugin that runs: whose it is.",
+            labels=["pod", *WORKLOAD_LABELS],
         )
         for pod in self.pods:
             info.add_metric([pod.name, *pod.key.labels], 1)

@@ -42,7 +42,7 @@ def newest_of(reports: Iterable[PodReport]) -> PodReport | None:
 @dataclass(frozen=True)
 class WorkloadState:
     """All of one workload at one moment. `owner` is its object, where the store holds it; `autoscalers` are its ones
-    that go by the usage of the pool."""
+    that a change of the pool misleads."""
 
     key: WorkloadKey
     reports: tuple[PodReport, ...]
@@ -56,6 +56,15 @@ class WorkloadState:
     def autoscaler_conflicts(self) -> tuple[Autoscaler, ...]:
         """Those that a recommendation would mislead: none where automation is off."""
         return self.autoscalers if self.automation.enabled else ()
+
+    @property
+    def gpus(self) -> int:
+        """Those of its pods, with those of other pods on which an engine's ranks are seen to run. Who asks for none, or
+        for a part of one, counts as one."""
+        return sum(
+            max(report.pod.launch.gpus, sum(len(engine.ranks) for engine in report.engines), 1)
+            for report in self.reports
+        )
 
     @cached_property
     def fingerprint(self) -> str | None:

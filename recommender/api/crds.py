@@ -35,11 +35,13 @@ _KEPT = (
 
 @dataclass(frozen=True)
 class _Listing:
-    """How `kubectl get` calls and shows objects of a type: short names, and columns of name, type, JSONPath."""
+    """How `kubectl get` calls and shows objects of a type: short names, and columns of name, type, JSONPath; `wide`:
+    those that `-o wide` adds."""
 
     type: type[ApiObject]
     short_names: tuple[str, ...]
     columns: tuple[tuple[str, str, str], ...]
+    wide: tuple[tuple[str, str, str], ...] = ()
 
 
 def _condition(name: str) -> tuple[str, str, str]:
@@ -92,6 +94,7 @@ _LISTINGS = (
             _condition("Applied"),
             _condition("Degraded"),
         ),
+        (("Replicas", "integer", ".status.replicas"), ("Model", "string", ".status.measured.model")),
     ),
 )
 _AGE = ("Age", "date", ".metadata.creationTimestamp")
@@ -110,7 +113,8 @@ def _definition(listing: _Listing) -> Raw:
         "storage": True,
         "schema": {"openAPIV3Schema": _object_schema(kind)},
         "additionalPrinterColumns": [
-            {"name": name, "type": type_, "jsonPath": path} for name, type_, path in (*listing.columns, _AGE)
+            *({"name": name, "type": type_, "jsonPath": path} for name, type_, path in (*listing.columns, _AGE)),
+            *({"name": name, "type": type_, "jsonPath": path, "priority": 1} for name, type_, path in listing.wide),
         ],
     }
     if "status" in kind.model_fields:

@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any
 
-from recommender.api.sharing import amounts_of, as_written, shares_of
+from recommender.api.sharing import MIG_PREFIX, amounts_of, as_written, shares_of
 from recommender.api.sizing_flags import without_sizing_flags
 from recommender.api.workloads import KSERVE_GENERATION, LWS_SIZE
 from vllm_plugin.names import ENTRY_POINT, ENV_PREFIX
@@ -63,7 +63,7 @@ def product_of(pod: dict[str, Any]) -> dict[str, str]:
 
 def fingerprint(pod: dict[str, Any], container_name: str) -> str:
     """16 hex digits over image, argument vector without the sizing options, the environment that decides what runs,
-    GPUs (whole ones, and shares of the author's own) and group size.
+    GPUs (whole ones, slices by MIG, and shares of the author's own) and group size.
 
     Raises KeyError where `pod` has no such container.
     """
@@ -78,7 +78,7 @@ def fingerprint(pod: dict[str, Any], container_name: str) -> str:
         "image": container.get("image"),
         "arguments": arguments,
         "environment": _environment(container, arguments),
-        "gpus": {key: str(amounts[key]) for key in GPU_RESOURCES if key in amounts},
+        "gpus": {key: str(amounts[key]) for key in amounts if key in GPU_RESOURCES or key.startswith(MIG_PREFIX)},
         "product": product_of(pod),
         "groupSize": ((pod.get("metadata") or {}).get("annotations") or {}).get(LWS_SIZE),
         # Of both templates of a group: leader and workers change together or not at all.

@@ -29,7 +29,7 @@ class HitRateLoss(ApiModel):
 
 
 class Restart(ApiModel):
-    """When a running pod is far enough from its target to be replaced."""
+    """When a running pod is far enough from its target to be replaced. Kept, and without effect yet."""
 
     gap_percent: float = Field(default=10, ge=0, le=100)
     """Distance from the target, in percent of what the pod claims now."""
@@ -53,7 +53,7 @@ class Verify(ApiModel):
     settle: Duration = "30m"
     """Time for which a pod with new sizes is observed before it is judged."""
     ttft_percent: float = Field(default=10, ge=0)
-    """Percent by which the time to first token may rise."""
+    """Percent by which the time to first token may rise. Kept, and without effect yet."""
 
 
 _IN_ORDER = (
@@ -73,7 +73,8 @@ class PolicySpec(ApiModel):
     percentile: Literal[100, 99, 95, 90, 85, 80] = 99
     """Which percentile of demand, and of the hit-rate curve's rolling knees, a size must serve."""
     strategy: Literal["OnCreate", "Ongoing"] = "OnCreate"
-    """OnCreate: sizes reach pods that start anyway. Ongoing: running pods far off their size are replaced."""
+    """OnCreate: sizes reach pods that start anyway. Ongoing: running pods far off their size are to be replaced, which
+    is not built yet: it does what OnCreate does."""
     hit_rate_loss: HitRateLoss = HitRateLoss()
     """How much prefix-cache hit rate a smaller pool may cost; the stricter of the two holds."""
     demand_margin_percent: float = Field(default=10, ge=0)
@@ -89,10 +90,11 @@ class PolicySpec(ApiModel):
     caution: Literal["Normal", "High"] = "Normal"
     """Normal, or High: a wider margin, for services that must not notice."""
     loss_budget: float | None = Field(default=None, gt=0)
-    """Share of what hitRateLoss allows over a day (half the window) that may be spent, such as 0.75. Pools start
-    smaller, and grow on a day that would spend more. Unset: one size for calm and busy days."""
+    """Share of what hitRateLoss allows over a day (half the window) that may be spent, such as 0.75. Sizes are
+    smaller, and grow on a day that would spend more; a pod has the grown size once it is started anew. Unset: one
+    size for calm and busy days."""
     restart: Restart = Restart()
-    """When a running pod is far enough from its target to be replaced."""
+    """When a running pod is far enough from its target to be replaced. Kept, and without effect yet."""
     verify: Verify = Verify()
     """What a pod must show after a recommendation was applied to it."""
 

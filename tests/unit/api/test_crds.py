@@ -23,6 +23,17 @@ def test_printed_as_they_are_made() -> None:
     assert list(YAML(typ="safe", pure=True).load_all(as_yaml())) == definitions()
 
 
+def test_kubectl_shows_more_where_it_is_wide() -> None:
+    """Columns of priority 0 come always; every one shows a field that there is."""
+    for definition in definitions():
+        version = definition["spec"]["versions"][0]
+        columns = version["additionalPrinterColumns"]
+        wide = [column["name"] for column in columns if column.get("priority")]
+        assert wide == (["Replicas", "Model"] if definition["spec"]["names"]["kind"] == "VLLMRecommendation" else [])
+        fields = {path for path, _ in _fields(version["schema"]["openAPIV3Schema"])} | {".metadata.creationTimestamp"}
+        assert {column["jsonPath"].partition("[")[0] for column in columns} <= fields
+
+
 @pytest.mark.parametrize("definition", definitions(), ids=lambda found: found["spec"]["names"]["kind"])
 def test_every_field_has_a_description_in_plain_words(definition: dict[str, Any]) -> None:
     schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]

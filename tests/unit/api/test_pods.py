@@ -170,6 +170,13 @@ def test_what_makes_another_fingerprint(pod: dict[str, Any]) -> None:
     assert fingerprint(pod, "vllm") != fingerprint(POD, "vllm")
 
 
+def test_another_slice_by_mig_makes_another_fingerprint() -> None:
+    """A fraction of one slice is too much, or too little, of another one of the same product."""
+    slices = ("nvidia.com/mig-3g.40gb", "nvidia.com/mig-1g.10gb")
+    pods = [edited(resources={"limits": {name: 1}}) for name in slices]
+    assert len({fingerprint(pod, "vllm") for pod in [POD, edited(resources={}), *pods]}) == 4
+
+
 @pytest.mark.parametrize("reference", ["$(WHAT)", "$WHAT", "${WHAT:-llama}"])
 def test_a_variable_that_the_arguments_refer_to_counts(reference: str) -> None:
     """A rollout may change the model there alone."""

@@ -1,4 +1,4 @@
-"""Autoscalers that go by the usage of a pool: which ones do, whom that concerns, and what is said about it."""
+"""Autoscalers that a change of the pool misleads: which ones, whom that concerns, and what is said about it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ HPA, SCALED_OBJECT = AUTOSCALERS
 EXAMPLES = Path(__file__).parents[3] / "deploy" / "examples"
 LLAMA = ("chat", WorkloadRef("apps", "Deployment", "llama"))
 USAGE = "vllm:kv_cache_usage_perc"
+MEMORY = "DCGM_FI_DEV_FB_USED"
 NOBODY = Ownership()
 
 
@@ -75,6 +76,46 @@ def test_one_that_goes_by_the_usage(tmp_path: Path, raw: Raw, name: str) -> None
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "DCGM_FI_DEV_FB_USED",
+        "DCGM_FI_DEV_FB_FREE",
+        "DCGM_FI_DEV_FB_USED_PERCENT",
+        "pod:DCGM_FI_DEV_FB_USED:avg5m",
+        "dcgm_fb_used",
+        "nvidia_smi_memory_used_bytes",
+        "nvidia_smi_memory_free_bytes",
+        "nvidia_smi_fb_memory_usage_used_bytes",
+        "nvidia_smi_mig_memory_used_bytes",
+        "nvidia_smi_memory_used",
+        "nvidia_gpu_memory_used_bytes",
+        "hami_host_gpu_memory_used_bytes",
+        "hami_vgpu_memory_used_bytes",
+        "vGPU_device_memory_usage_in_bytes",
+        "HostGPUMemoryUsage",
+        "container_gpu_memory_used",
+        "pod_gpu_memory_utilization",
+        "container_accelerator_memory_used_bytes",
+        "accelerator/memory_used",
+    ],
+)
+def test_one_that_goes_by_gpu_memory(tmp_path: Path, name: str) -> None:
+    asked = scaled_object(trigger(f'sum(kubernetes_io/{name}{{pod=~"llama-.*"}}) / 2'))
+    assert found(tmp_path, asked) == {LLAMA: (Autoscaler(SCALED_OBJECT.kind, "busy", gpu_memory=name),)}
+    assert found(tmp_path, hpa(metric("external", name)))[LLAMA][0].gpu_memory == name
+
+
+def test_one_that_goes_by_both(tmp_path: Path) -> None:
+    raw = scaled_object(trigger(f"max({USAGE})"), trigger(f"{MEMORY} / DCGM_FI_DEV_FB_FREE"))
+    assert found(tmp_path, raw) == {LLAMA: (Autoscaler(raw["kind"], "busy", USAGE, MEMORY),)}
+
+
+def test_a_long_query_takes_no_longer_than_it_is() -> None:
+    """Were it looked through from each of its letters, this would take hours."""
+    assert essence(scaled_object(trigger("a" * (1 << 20))), SCALED_OBJECT) is None
+
+
+@pytest.mark.parametrize(
     "raw",
     [
         hpa(),
@@ -82,6 +123,20 @@ def test_one_that_goes_by_the_usage(tmp_path: Path, raw: Raw, name: str) -> None
         hpa(metric("pods", "vllm:num_requests_waiting")),
         hpa(metric("external", "vllm_rightsizer_workload_kv_demand_ratio")),
         scaled_object(trigger("sum(vllm:num_requests_running)"), {"type": "cpu"}),
+        # What it has, how busy it is, and an argument of vLLM's among the labels of an info.
+        *(
+            scaled_object(trigger(f"max({name})"))
+            for name in (
+                "DCGM_FI_DEV_FB_TOTAL",
+                "DCGM_FI_DEV_GPU_UTIL",
+                "DCGM_FI_DEV_MEM_COPY_UTIL",
+                "nvidia_smi_memory_total_bytes",
+                "nvidia_smi_utilization_memory_ratio",
+                "hami_host_gpu_memory_controller_utilization_ratio",
+                'vllm:cache_config_info{gpu_memory_utilization="0.9"}',
+                "container_memory_working_set_bytes",
+            )
+        ),
     ],
 )
 def test_one_that_does_not(tmp_path: Path, raw: Raw) -> None:
@@ -144,7 +199,10 @@ class Stand:
 
     @property
     def conflicts(self) -> float | None:
-        labels = {"namespace": "chat", "kind": "Deployment", "workload": "llama", "container": "vllm"}
+        return self.conflicts_by("ScaledByPoolUsage")
+
+    def conflicts_by(self, reason: str) -> float | None:
+        labels = {"namespace": "chat", "kind": "Deployment", "workload": "llama", "container": "vllm", "reason": reason}
         return self.telemetry.registry.get_sample_value("vllm_rightsizer_workload_autoscaler_conflicts", labels)
 
     def automate(self, word: str) -> None:
@@ -186,6 +244,29 @@ async def test_people_are_told_at_once_and_until_it_is_over(stand: Stand) -> Non
     stand.store.delete("HorizontalPodAutoscaler", "chat", "busy")
     assert conflict(await stand.status()) is None
     assert stand.conflicts is None
+
+
+async def test_each_metric_is_told_with_what_becomes_of_it(stand: Stand) -> None:
+    stand.store.apply(scaled_object(trigger(f"{MEMORY} / DCGM_FI_DEV_FB_FREE")))
+    by_memory = await stand.status()
+    said = conflict(by_memory)
+    assert said is not None
+    assert said["reason"] == "ScaledByGPUMemory"
+    assert f"ScaledObject busy by {MEMORY}. A smaller KV cache lowers" in said["message"]
+    assert "raises" not in said["message"]
+    assert (stand.conflicts, stand.conflicts_by("ScaledByGPUMemory")) == (None, 1)
+
+    stand.store.apply(hpa(metric("pods", USAGE)))
+    by_both = await stand.status()
+    said = conflict(by_both)
+    assert said is not None
+    assert said["reason"] == "ScaledByPoolUsageAndGPUMemory"
+    assert f"HorizontalPodAutoscaler busy by {USAGE}. A smaller KV cache raises" in said["message"]
+    assert f"ScaledObject busy by {MEMORY}. A smaller KV cache lowers" in said["message"]
+    assert said["message"].count("workload_kv_demand_ratio") == 1
+    [told] = happenings(by_memory, by_both)
+    assert (told.type, told.reason) == ("Warning", "ScaledByPoolUsageAndGPUMemory")
+    assert (stand.conflicts, stand.conflicts_by("ScaledByGPUMemory")) == (1, 1)
 
 
 async def test_nobody_is_told_where_nothing_changes_the_pool(stand: Stand) -> None:

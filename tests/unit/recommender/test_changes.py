@@ -21,7 +21,7 @@ from recommender.standings import Memory
 from recommender.trends import KEPT_SECONDS
 from vllm_rightsizer.explaining import print_explanation
 from vllm_rightsizer.reading import Source
-from vllm_rightsizer.reading_options import Output
+from vllm_rightsizer.reading_options import Color, Output
 
 DAY = 86_400.0
 
@@ -57,7 +57,8 @@ def test_an_explanation_says_what_stood_before(tmp_path: Path, capsys: pytest.Ca
     assert [one["at"] for one in shown["changes"]] == ["2027-01-14T08:00:00.000Z", "2027-01-15T08:00:00.000Z"]
     assert shown["changes"][1]["note"].startswith("from ")
     capsys.readouterr()
-    print_explanation(Source(tmp_path / "objects"), tmp_path / "history.db", KEY.namespace, "llama", Output.TEXT)
+    source = Source(tmp_path / "objects")
+    print_explanation(source, tmp_path / "history.db", KEY.namespace, "llama", Output.TABLE, Color.NEVER)
     text = capsys.readouterr().out
     assert "2027-01-15 08:00:00 UTC  RecommendationChanged  from " in text
     assert f"Before the present size: {format_bytes(larger.kv_bytes)} by demand; policy bold, by workload" in text

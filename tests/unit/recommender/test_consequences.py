@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluated import ON, pod, recommend, state
+from evaluated import ON, OWN, pod, recommend, state
 from synthetic import KEY
 
 from recommender.api.automation import Automation
@@ -17,7 +17,7 @@ from recommender.api.launches import Launch
 from recommender.api.object_store import FileObjectStore
 from recommender.api.recommendations import VLLMRecommendation
 from recommender.claiming import ensure_claim
-from recommender.consequences import Market, with_consequences
+from recommender.consequences import Cost, Market, cost_of_claims, with_consequences
 from recommender.gpu_nodes import GpuNode
 from recommender.prices import PriceMap, Prices
 from recommender.samples import EngineFacts
@@ -86,6 +86,24 @@ def test_no_sum_where_a_price_is_missing(reports: list[PodReport], why: str) -> 
     assert savings is not None
     assert savings.money is None
     assert why in (savings.no_price or "")
+
+
+def test_a_claim_costs_its_share_of_the_gpus() -> None:
+    """With a price of 2 an hour: 24 GiB of one of 80, and of each of two."""
+    card = dataclasses.replace(OWN.ranks[0], total_bytes=80 * GiB, allocated_bytes=24 * GiB, capacity_bytes=GiB)
+    one, two = (dataclasses.replace(OWN, ranks=(card,) * count) for count in (1, 2))
+    reports = running("a", of=(one,)), running("b", gpus=2, of=(two,))
+    assert cost_of_claims(state(*reports), MARKET) == Cost(round(3 * 24 / 80 * 2 * 730, 2), "USD")
+    shared = running("a", request_bytes=20 * GiB, gpus=0, of=(one,))
+    assert cost_of_claims(state(shared), MARKET) == Cost(round(24 / 80 * 2 * 730, 2), "USD")
+
+
+def test_no_cost_where_a_price_is_missing_or_nothing_reports() -> None:
+    reporting = running("a")
+    silent = dataclasses.replace(running("b", node="n2"), engines=())
+    assert cost_of_claims(state(reporting, silent), MARKET) is not None
+    assert cost_of_claims(state(silent), MARKET) is None
+    assert cost_of_claims(state(reporting, running("b", node="n2")), MARKET) is None
 
 
 def test_metrics_of_savings() -> None:

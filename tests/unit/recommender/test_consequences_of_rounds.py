@@ -90,9 +90,12 @@ async def test_savings_are_priced_and_exported(rounds: Rounds) -> None:
     money = status["savings"]["money"]
     assert money["potentialPerMonth"] == pytest.approx(7 / 80 * 2 * 730, abs=0.01)
     assert (money["pricedAt"], money["gpuHour"]) == ("2026-11-01", 2.0)
-    labels = {"namespace": "chat", "kind": "Deployment", "workload": "llama", "container": "vllm", "use": "potential"}
-    found = rounds.telemetry.registry.get_sample_value("vllm_rightsizer_workload_savings_gpus", labels)
-    assert found == pytest.approx(7 / 80)
+    labels = {"namespace": "chat", "kind": "Deployment", "workload": "llama", "container": "vllm"}
+    value = rounds.telemetry.registry.get_sample_value
+    assert value("vllm_rightsizer_workload_savings_gpus", {**labels, "use": "potential"}) == pytest.approx(7 / 80)
+    cost = value("vllm_rightsizer_workload_requested_money_per_month", {**labels, "currency": "USD"})
+    assert cost == pytest.approx(status["measured"]["allocatedBytes"] / (80 * GiB) * 2 * 730, abs=0.01)
+    assert value("vllm_rightsizer_workload_automated", {**labels, "source": status["automation"]["source"]}) == 1
 
 
 async def test_a_claim_is_named_once_it_is_there(rounds: Rounds) -> None:

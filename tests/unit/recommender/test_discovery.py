@@ -103,6 +103,15 @@ def test_a_second_engine_in_the_pod() -> None:
     assert {pod.key.container: pod.applied for pod in seen.engines} == {KEY.container: True, "draft": False}
 
 
+def test_a_sidecar_holds_its_gpus_and_a_download_gave_them_back() -> None:
+    raw = pod_object(9999)
+    asks = {"image": "i", "resources": {"limits": {"nvidia.com/gpu": "1"}}}
+    raw["spec"]["initContainers"] = [{**asks, "name": "fetch"}, {**asks, "name": "side", "restartPolicy": "Always"}]
+    seen = seen_pod(raw)
+    assert seen is not None
+    assert dict(seen.gpus).keys() & {"fetch", "side"} == {"side"}
+
+
 def test_what_cannot_be_understood_is_passed_over(store: FileObjectStore, caplog: pytest.LogCaptureFixture) -> None:
     odd = pod_object(1, name="odd")
     odd["spec"]["containers"][1]["env"][0]["value"] = "70000"

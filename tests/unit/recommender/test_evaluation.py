@@ -26,6 +26,7 @@ from evaluated import (
 from synthetic import BLOCK_BYTES, KEY, GiB, facts, series
 
 from recommender.api.automation import Automation
+from recommender.api.launches import Launch
 from recommender.api.policies import PolicySpec
 from recommender.api.recommendations import (
     APPLIED,
@@ -77,6 +78,18 @@ def test_a_first_recommendation() -> None:
     assert shown(found, APPLIED) == ("False", "AwaitingNewPods")
     assert shown(found, VERIFIED) == ("Unknown", "NotApplied")
     assert shown(found, DEGRADED) == ("False", "NoFailure")
+
+
+def test_pods_and_their_gpus_are_counted() -> None:
+    """Those that say nothing, too, and the GPUs of an engine's ranks wherever these run."""
+    assert (recommend(state()).status.replicas, recommend(state()).status.gpus) == (1, 1)
+    whole = replace(pod("llama-1"), launch=Launch(gpus=4))
+    ranks = tuple(replace(OWN.ranks[0], rank=str(rank)) for rank in range(8))
+    over_two_nodes = PodReport(replace(whole, name="llama-2"), (replace(OWN, ranks=ranks),))
+    found = recommend(state(PodReport(pod(), fault="silent"), PodReport(whole), over_two_nodes))
+    assert (found.status.replicas, found.status.gpus) == (3, 1 + 4 + 8)
+    none = WorkloadState(KEY, (), ON, state().policy, found, None)
+    assert (recommend(none).status.replicas, recommend(none).status.gpus) == (0, 0)
 
 
 @pytest.mark.parametrize(

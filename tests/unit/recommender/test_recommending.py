@@ -59,7 +59,7 @@ def port(engine: SyntheticEngine) -> Iterator[int]:
 
 @pytest.fixture
 async def stand(tmp_path: Path, port: int) -> AsyncIterator[Stand]:
-    async with Scraper() as scraper:
+    async with Scraper(deadline_seconds=60) as scraper:
         made = Stand(tmp_path, port, scraper)
         yield made
         made.history.close()
@@ -239,3 +239,12 @@ async def test_how_long_a_round_may_take(stand: Stand) -> None:
     """One pod: a look at its plugin, and one at its vLLM."""
     await stand.recommender.round()
     assert stand.recommender.longest_look == 2 * stand.scraper.longest(1) > 0
+
+
+async def test_the_plugins_map_is_kept_only_where_it_is_wanted(stand: Stand) -> None:
+    other = Recommender(stand.store, stand.history, stand.scraper, Telemetry(), plugin_maps=False)
+    await other.round()
+    assert stand.store.list("ConfigMap") == []
+    await stand.recommender.round()
+    [found] = stand.store.list("ConfigMap")
+    assert found["metadata"]["namespace"] == KEY.namespace

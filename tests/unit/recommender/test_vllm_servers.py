@@ -15,7 +15,7 @@ from recommender.vllm_servers import vllm_containers
         ({"image": "python:3.12", "command": ["sh", "-c", "exec vllm serve m"]}, True),
         ({"image": "nginx"}, False),
         # With the scope OptOut our own pods are looked at, too.
-        ({"image": "ghcr.io/vllm-rightsizer/vllm-rightsizer:0.1.0", "args": ["webhook"]}, False),
+        ({"image": "vllm-rightsizer/vllm-rightsizer:0.1.0", "args": ["webhook"]}, False),
         ({"image": "vllm-rightsizer:0.1.0", "args": ["recommender"]}, False),
     ],
 )

@@ -194,7 +194,7 @@ FORMS: list[Form] = [
         UNTOUCHED,
         image="lmsysorg/sglang:1",
     ),
-    Form("tgi", None, ["--model-id=m"], UNTOUCHED, image="ghcr.io/huggingface/text-generation-inference:2"),
+    Form("tgi", None, ["--model-id=m"], UNTOUCHED, image="registry.example/huggingface/text-generation-inference:2"),
     Form("ollama in a vllm image", ["sh", "-c"], ["bash /w/entrypoint.sh\n"], UNTOUCHED, image="rocm/vllm-dev:1"),
     Form("git clone of vllm", ["bash", "-c", "git clone https://github.com/vllm-project/vllm"], None, UNTOUCHED),
     Form("plain triton", ["tritonserver"], None, UNTOUCHED, image="nvcr.io/nvidia/tritonserver:25.01-py3"),

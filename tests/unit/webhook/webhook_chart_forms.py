@@ -37,7 +37,7 @@ VISIBLE: list[Form] = [
     visible(
         "AIBrix", MODULE, [*MODULE, "--uvicorn-log-level", "warning", "--model", "m"], image="aibrix/vllm-openai:1"
     ),
-    visible("the AI Lab's image", [], None, ["--model=m"], image="registry.redhat.io/rhaiis/vllm-cuda-rhel9:3.2"),
+    visible("the AI Lab's image", [], None, ["--model=m"], image="registry.example/rhaiis/vllm-cuda-rhel9:3.2"),
     visible("AWS's image", [], None, ["--model=m"], image="public.ecr.aws/deep-learning-containers/vllm:0.11-gpu"),
     visible("a release for ROCm", [], None, ["--model=m"], image="vllm/vllm-openai-rocm:v0.20.0"),
     visible("short options", ["", ""], [*SERVE, "m", "-tp", "4", "-pp=2"]),

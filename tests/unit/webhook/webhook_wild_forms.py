@@ -199,7 +199,7 @@ LEFT_ALONE: list[Form] = [
     Form("training with vllm inside", RAY, ["ulimit -n 1; ray start --block"], UNTOUCHED, "verlai/verl:vllm011.latest"),
     Form("ray without vllm", RAY, ["ray start --block"], UNTOUCHED, "rayproject/ray:2.56.0-gpu"),
     Form("sglang with options alike", None, ["--enable-prefix-caching"], UNTOUCHED, "lmsysorg/sglang:1"),
-    Form("lorax", None, ["--model-id=m", "--compile"], UNTOUCHED, "ghcr.io/predibase/lorax:latest"),
+    Form("lorax", None, ["--model-id=m", "--compile"], UNTOUCHED, "registry.example/predibase/lorax:latest"),
     Form("an embedding NIM", None, None, UNTOUCHED, "nvcr.io/nim/nvidia/llama-3.2-nv-embedqa-1b-v2:1"),
     Form(
         "a checkout and a microbenchmark",
