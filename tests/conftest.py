@@ -17,6 +17,8 @@ collect_ignore = ["conformance"]
 LAB = Path(__file__).parent / "lab"
 
 
+# Before xdist, which takes down who belongs together.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where groups of tests run beside each other: a file is one, and all of the lab, which share one cluster. It takes
     the longest, and comes first."""
