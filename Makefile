@@ -42,7 +42,7 @@ e2e-programs: ## the programs of `make e2e`, built ahead of it
 
 e2e: venv ## the tests that need more programs: the first time they are built, which takes ten minutes
 	@# The lab waits for pods most of its time: the other files run beside it.
-	@$(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder -m e2e
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m e2e
 
 lab-up: venv ## a real cluster with one node on this machine, and our images in it; as root
 	@$(BIN)/python -m bench.lab up

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 # A draw that fails once in fifty runs stops somebody else's change. `make fuzz` draws anew each time.
 settings.register_profile("same-draws", derandomize=True, deadline=None)
@@ -14,16 +15,27 @@ settings.load_profile("same-draws")
 # The release tests run in environments of their own: see `make matrix`.
 collect_ignore = ["conformance"]
 
-LAB = Path(__file__).parent / "lab"
+TOGETHER = ("tests/lab/", "tests/release/")
+"""Folders whose tests share what takes minutes to make: a cluster, two releases. They take the longest."""
 
 
-# Before xdist, which takes down who belongs together.
+def _first_of(nodeid: str) -> int:
+    return next((place for place, folder in enumerate(TOGETHER) if nodeid.startswith(folder)), len(TOGETHER))
+
+
+class FilesAndFolders(LoadFileScheduling):
+    """What one process gets as a whole: such a folder, or else a file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        place = _first_of(nodeid)
+        return TOGETHER[place] if place < len(TOGETHER) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndFolders:
+    return FilesAndFolders(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where groups of tests run beside each other: a file is one, and all of the lab, which share one cluster. It takes
-    the longest, and comes first."""
-    on_lab = [item for item in items if LAB in item.path.parents]
-    others = [item for item in items if LAB not in item.path.parents]
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("lab" if LAB in item.path.parents else item.path.stem))
-    items[:] = on_lab + others
+    """What takes the longest comes first."""
+    items.sort(key=lambda item: _first_of(item.nodeid))
