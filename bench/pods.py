@@ -228,7 +228,7 @@ def _kaito_workspace(obj: Raw, _: list[Raw]) -> Raw:
         return obj
     container = {
         "name": str(preset.get("name")),
-        "image": "mcr.microsoft.com/aks/kaito/kaito-base:latest",
+        "image": "aks/kaito/kaito-base:latest",
         "command": ["/bin/sh", "-c", "python3 /workspace/vllm/inference_api.py --served-model-name=preset"],
         "resources": {"limits": {"nvidia.com/gpu": "1"}},
     }

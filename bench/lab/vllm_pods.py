@@ -10,7 +10,7 @@ from bench.lab.client import Raw
 from bench.lab.images import image
 from vllm_rightsizer.demo.model import BLOCK_TOKENS, write_model
 
-IMAGE = "docker.io/vllm/vllm-openai:v0.32.0"
+IMAGE = "vllm/vllm-openai:v0.32.0"
 PORT = 8000
 
 

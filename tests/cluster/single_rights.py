@@ -47,7 +47,7 @@ def said(trouble: str | None) -> set[Right]:
 async def until(condition: Callable[[], bool], now: Callable[[], object]) -> None:
     """Until it holds; otherwise it is told how it stands `now`."""
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0.02)
     except TimeoutError:

@@ -250,6 +250,18 @@ def test_the_rules_are_those_of_prometheus(helm: Helm) -> None:
     assert made["metadata"]["labels"]["release"] == "prometheus"
 
 
+def test_an_alert_leads_to_its_runbook_where_that_is_read(helm: Helm) -> None:
+    base = "https://git.example/vllm-rightsizer/blob/main/"
+    values = {"metrics": {"prometheusRule": {"enabled": True, "runbookBase": base}}}
+    [made] = [one for one in _documents(helm.render(values)) if one["kind"] == "PrometheusRule"]
+    alerts = [rule for group in made["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+    assert alerts
+    for alert in alerts:
+        assert alert["annotations"]["runbook_url"] == f"{base}docs/runbooks/{alert['alert']}.md"
+    with pytest.raises(HelmError, match="runbookBase"):
+        helm.render({"metrics": {"prometheusRule": {"runbookBase": "git.example"}}})
+
+
 def test_the_dashboard_is_that_of_grafana(helm: Helm) -> None:
     values = {"metrics": {"dashboard": {"enabled": True, "namespace": "monitoring"}}}
     [made] = [one for one in _documents(helm.render(values)) if one["kind"] == "ConfigMap"]
@@ -328,6 +340,7 @@ def test_a_scope_is_what_the_api_server_selects(crds: ControlPlane, helm: Helm, 
     [
         ({"webhook": {"replica": 3}}, "replica"),
         ({"webhook": {"scope": "optin"}}, "scope"),
+        ({"fullnameOverride": "Sizes"}, "fullnameOverride"),
         ({"policies": {"calm": {"percentile": 98}}}, "percentile"),
         ({"clusterAutomation": {"vllm": {"emitter": "mig"}}}, "emitter"),
         ({"webhook": {"serviceAccounts": {"name": "x"}}}, "serviceAccounts"),

@@ -80,7 +80,7 @@ def test_from_a_size_to_a_claim(webhook: Webhook) -> None:
             spec = client.create(pods, pod, dryRun="All")["spec"]
             return bool(spec.get("resourceClaims"))
 
-        plane.wait_for(claiming, "webhook's knowledge of the template", seconds=30)
+        plane.wait_for(claiming, "webhook's knowledge of the template", seconds=60)
         made = client.create(pods, pod)
     [claim] = made["spec"]["resourceClaims"]
     assert claim["resourceClaimTemplateName"] == name

@@ -147,12 +147,12 @@ def right_taken_away(plane: ControlPlane, _webhook: Webhook) -> Iterator[None]:
         return bool(plane.client.create(path, review)["status"]["allowed"])
 
     # RBAC takes effect a moment later.
-    plane.wait_for(lambda: not allowed(), "right that is gone", seconds=30)
+    plane.wait_for(lambda: not allowed(), "right that is gone", seconds=60)
     try:
         yield
     finally:
         plane.client.patch(path, {"rules": rules})
-        plane.wait_for(allowed, "right that is back", seconds=30)
+        plane.wait_for(allowed, "right that is back", seconds=60)
 
 
 @contextlib.contextmanager
@@ -175,7 +175,7 @@ def bundle_of_before(plane: ControlPlane, webhook: Webhook) -> Iterator[None]:
         yield
     finally:
         os.kill(webhook.pid, signal.SIGCONT)
-        plane.wait_for(lambda: webhook.published() == right, "authority that the webhook writes back", seconds=30)
+        plane.wait_for(lambda: webhook.published() == right, "authority that the webhook writes back", seconds=60)
         plane.wait_for(lambda: injected(tried(plane, CHAT, vllm_pod())), "call of the webhook")
 
 
@@ -250,7 +250,7 @@ def application_that_heals(plane: ControlPlane, _webhook: Webhook) -> Iterator[N
     definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     path = "/apis/argoproj.io/v1alpha1/namespaces/default/applications"
     plane.client.create(definition, APPLICATIONS)
-    plane.wait_for(lambda: plane.exists(path), "Applications", seconds=30)
+    plane.wait_for(lambda: plane.exists(path), "Applications", seconds=60)
     seen = {"kind": "MutatingWebhookConfiguration", "name": "vllm-rightsizer", "status": "OutOfSync"}
     plane.client.create(
         path,
@@ -266,7 +266,7 @@ def application_that_heals(plane: ControlPlane, _webhook: Webhook) -> Iterator[N
         yield
     finally:
         plane.client.delete(f"{definition}/{APPLICATIONS['metadata']['name']}")
-        plane.wait_for(lambda: not plane.exists(path), "end of Applications", seconds=30)
+        plane.wait_for(lambda: not plane.exists(path), "end of Applications", seconds=60)
 
 
 OPEN = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}

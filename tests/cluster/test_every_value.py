@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -44,6 +46,7 @@ OTHERS: dict[str, Any] = {
     "recommender.openCost": "http://opencost:9003",
     "networkPolicy.apiServerPorts": [8443],
     "networkPolicy.metricsFrom": [{"podSelector": {}}],
+    "metrics.prometheusRule.runbookBase": "https://git.example/vllm-rightsizer/",
 }
 """A value other than the default, where it cannot be told from that."""
 BY_NAME: dict[str, Any] = {
@@ -81,6 +84,33 @@ NEEDED: dict[str, Raw] = {
     },
 }
 """What must be said besides, by where a name begins; the longest holds."""
+ODD = "1e3"
+"""A name that YAML takes for a number."""
+_OF_PODS: Raw = {
+    "serviceAccount": {"name": ODD, "annotations": {"one": ODD}},
+    "podLabels": {"one": ODD},
+    "podAnnotations": {"one": ODD},
+    "nodeSelector": {"one": ODD},
+    "priorityClassName": ODD,
+    "extraArgs": [ODD],
+    "resources": {"requests": {"cpu": 0.5, "memory": 67108864}},
+}
+ODD_NAMES: Raw = {
+    "nameOverride": ODD,
+    "fullnameOverride": ODD,
+    "commonLabels": {"one": ODD},
+    "image": {"registry": ODD, "tag": ODD, "pullSecrets": [{"name": ODD}]},
+    "vllm": {"injection": {"way": "init-container", "initContainer": {"cpu": 0.5, "memory": 67108864}}},
+    "clusterAutomation": {"vllm": {"defaultPolicy": ODD}},
+    "policies": {ODD: {"minKV": 2147483648}},
+    "networkPolicy": {"enabled": True},
+    "webhook": _OF_PODS,
+    "recommender": {
+        **_OF_PODS,
+        "persistence": {"size": 10737418240, "storageClassName": ODD},
+        "prometheus": {"url": "http://prometheus", "tokenSecret": {"name": ODD}, "caConfigMap": {"name": ODD}},
+    },
+}
 
 
 def _leaves(values: Raw, path: Place = ()) -> Iterator[tuple[Place, Any]]:
@@ -119,6 +149,10 @@ def _merged(values: Raw, path: Place, value: Any) -> Raw:
     return made
 
 
+_RENDERED: dict[str, str] = {}
+"""What others need, rendered once."""
+
+
 @pytest.fixture(scope="module")
 def helm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Helm:
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
@@ -136,7 +170,36 @@ def test_it_changes_something(helm: Helm, path: Place) -> None:
     if path in dict(_leaves(needed)):
         # It is what the others need.
         needed = {}
-    assert helm.render(_merged(needed, path, other)) != helm.render(needed)
+    begun = json.dumps(needed)
+    if begun not in _RENDERED:
+        _RENDERED[begun] = helm.render(needed)
+    assert helm.render(_merged(needed, path, other)) != _RENDERED[begun]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"webhook": {"certManager": {"enabled": True}}}, {"recommender": {"persistence": {"existingClaim": ODD}}}],
+    ids=["own", "cert-manager", "existing-claim"],
+)
+def test_names_stay_texts_and_bytes_whole_numbers(helm: Helm, more: Raw) -> None:
+    """Whatever YAML or Helm, to which every number of a file is a float, would make of them."""
+    values = {**ODD_NAMES, **{part: {**ODD_NAMES[part], **settings} for part, settings in more.items()}}
+    rendered = helm("template", ODD, str(CHART), f"--namespace={ODD}", values=values)
+    assert {"- --init-cpu=0.5", "- --init-memory=67108864"} <= {line.strip() for line in rendered.splitlines()}
+    documents = YAML(typ="safe", pure=True).load_all(StringIO(rendered))
+    assert [found for document in documents for found in _not_as_written(document)] == []
+
+
+def _not_as_written(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _not_as_written(name, (*path, "name"))
+            yield from _not_as_written(inner, (*path, name))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _not_as_written(inner, (*path, index))
+    elif value == float(ODD) or (isinstance(value, float) and value.is_integer()):
+        yield (*path, value)
 
 
 def test_it_is_explained() -> None:

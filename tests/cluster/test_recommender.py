@@ -88,7 +88,7 @@ def test_from_a_deployment_to_its_recommendation(controllers: ControlPlane, reco
 
         plane.stop_api_server()
         engine.look_up([1, 2], requests=30)
-        plane.wait_for(lambda: "pods: " in recommender.answer("/readyz"), "trouble", seconds=30)
+        plane.wait_for(lambda: "pods: " in recommender.answer("/readyz"), "trouble", seconds=60)
         assert recommender.answer("/healthz") == "ok"
         plane.start_api_server()
         engine.look_up([1, 2], requests=12)

@@ -69,7 +69,7 @@ def viewer(plane: ControlPlane, user: str, namespace: str, *, everywhere: bool) 
     lists = f"/apis/{API_VERSION}" + ("" if everywhere else f"/namespaces/{namespace}") + "/vllmrecommendations"
     client = plane.client_of(user)
     # RBAC takes effect a moment later.
-    plane.wait_for(lambda: client.http.get(lists).status_code == 200, "rights", seconds=30)
+    plane.wait_for(lambda: client.http.get(lists).status_code == 200, "rights", seconds=60)
     return file
 
 

@@ -18,15 +18,15 @@
 
 {{/* Of the pods of one component; `component` is merged into the chart's own context. */}}
 {{- define "rightsizer.selector" -}}
-app.kubernetes.io/name: {{ include "rightsizer.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "rightsizer.name" . | toYaml }}
+app.kubernetes.io/instance: {{ .Release.Name | toYaml }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
 {{- define "rightsizer.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/name: {{ include "rightsizer.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "rightsizer.name" . | toYaml }}
+app.kubernetes.io/instance: {{ .Release.Name | toYaml }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .component }}
@@ -70,8 +70,8 @@ annotations: {{- toYaml . | nindent 2 }}
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: {{ include "rightsizer.account" . }}
-  namespace: {{ $root.Release.Namespace }}
+  name: {{ include "rightsizer.account" . | toYaml }}
+  namespace: {{ $root.Release.Namespace | toYaml }}
   labels: {{- include "rightsizer.labels" $root | nindent 4 }}
   {{- with (index . 1).serviceAccount.annotations }}
   annotations: {{- toYaml . | nindent 4 }}
@@ -108,7 +108,7 @@ capabilities:
 {{/* Where pods go: of a component's values. */}}
 {{- define "rightsizer.placement" -}}
 {{- with .priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | toYaml }}
 {{- end }}
 {{- with .nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
@@ -144,7 +144,7 @@ kind: {{ .kind }}Binding
 metadata:
   name: {{ .name }}
   {{- if eq .kind "Role" }}
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ .Release.Namespace | toYaml }}
   {{- end }}
   labels: {{- include "rightsizer.labels" . | nindent 4 }}
 roleRef:
@@ -153,6 +153,6 @@ roleRef:
   name: {{ .name }}
 subjects:
   - kind: ServiceAccount
-    name: {{ .account }}
-    namespace: {{ .Release.Namespace }}
+    name: {{ .account | toYaml }}
+    namespace: {{ .Release.Namespace | toYaml }}
 {{- end -}}

@@ -118,9 +118,9 @@ def test_controllers(obj: Raw, first: str) -> None:
 
 
 def test_a_nim_service() -> None:
-    image = {"repository": "nvcr.io/nim/meta/llama", "tag": "1"}
+    image = {"repository": "registry.example/nim/meta/llama", "tag": "1"}
     (found,) = pods_of([{"kind": "NIMService", "spec": {"image": image}}])
-    assert found.pod["spec"]["containers"][0]["image"] == "nvcr.io/nim/meta/llama:1"
+    assert found.pod["spec"]["containers"][0]["image"] == "registry.example/nim/meta/llama:1"
 
 
 @pytest.mark.parametrize("document", [None, 1, [], "text", {"kind": "ConfigMap", "data": {"containers": "x"}}])

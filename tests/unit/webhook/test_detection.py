@@ -75,7 +75,7 @@ def test_accelerators(container: Raw, asks: bool) -> None:
     ("container", "why"),
     [
         ({"image": "vllm/vllm-openai-cpu:v0.32.0"}, None),
-        ({"image": "public.ecr.aws/q9t5s3a7/vllm-cpu-release-repo:v0.20.1"}, None),
+        ({"image": "registry.example/q9t5s3a7/vllm-cpu-release-repo:v0.20.1"}, None),
         ({"image": "vllm/vllm-openai-cpu:v0.19.1"}, "from 0.20 on"),
         ({"image": "vllm/vllm-openai-cpu:latest"}, "from 0.20 on"),
         ({"image": "corp/vllm-cpu:v0.32.0"}, "from 0.20 on"),

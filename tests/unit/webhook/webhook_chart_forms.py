@@ -38,7 +38,7 @@ VISIBLE: list[Form] = [
         "AIBrix", MODULE, [*MODULE, "--uvicorn-log-level", "warning", "--model", "m"], image="aibrix/vllm-openai:1"
     ),
     visible("the AI Lab's image", [], None, ["--model=m"], image="registry.example/rhaiis/vllm-cuda-rhel9:3.2"),
-    visible("AWS's image", [], None, ["--model=m"], image="public.ecr.aws/deep-learning-containers/vllm:0.11-gpu"),
+    visible("AWS's image", [], None, ["--model=m"], image="registry.example/deep-learning-containers/vllm:0.11-gpu"),
     visible("a release for ROCm", [], None, ["--model=m"], image="vllm/vllm-openai-rocm:v0.20.0"),
     visible("short options", ["", ""], [*SERVE, "m", "-tp", "4", "-pp=2"]),
     visible("an optimisation level", ["", ""], [*SERVE, "m", "-O3"]),
@@ -108,12 +108,8 @@ HIDDEN: list[Form] = [
         ENVIRONMENT,
         "n/tritonserver:1-vllm-python-py3",
     ),
-    Form(
-        "any model's NIM", None, None, ENVIRONMENT, "nvcr.io/nim/nvidia/llm-nim:1", env=(("NIM_MODEL_NAME", "hf://m"),)
-    ),
-    Form(
-        "a NIM by its script", ["/opt/nim/start_server.sh"], None, ENVIRONMENT, "nvcr.io/nim/meta/llama3-8b-instruct:1"
-    ),
+    Form("any model's NIM", None, None, ENVIRONMENT, "n/nim/nvidia/llm-nim:1", env=(("NIM_MODEL_NAME", "hf://m"),)),
+    Form("a NIM by its script", ["/opt/nim/start_server.sh"], None, ENVIRONMENT, "n/nim/meta/llama3-8b-instruct:1"),
     Form("gpustack's worker", ["gpustack", "start"], ["--server-url", "http://s"], ENVIRONMENT, "gpustack/gpustack:v2"),
     Form("vLLM called from python", ["python3", "-c"], ["from vllm.entrypoints.openai import api_server"], ENVIRONMENT),
     Form("under time", SHELL, ["time vllm serve m"], ENVIRONMENT),

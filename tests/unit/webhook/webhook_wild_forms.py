@@ -31,7 +31,7 @@ VISIBLE: list[Form] = [
     visible("model by a literal variable", [], None, ["--model=$(MODEL_ID)"], env=(("MODEL_ID", "org/model"),)),
     visible("serve by a variable", ["", ""], ["vllm"], ["$(WHAT)", "org/model"], env=(("WHAT", "serve"),)),
     visible("tini in the image", ["", "", "", ""], None, ["tini", "--", "vllm", "serve", "m"], image="r/llm:1"),
-    visible("NVIDIA's image", ["", ""], None, ["vllm", "serve", "m"], image="nvcr.io/nvidia/vllm:25.09-py3"),
+    visible("NVIDIA's image", ["", ""], None, ["vllm", "serve", "m"], image="registry.example/nvidia/vllm:25.09-py3"),
     visible("conda run", [""] * 6, ["conda", "run", "-n", "vllm", "vllm", "serve", "m"]),
     visible("timeout", [""] * 4, ["timeout", "3600", "vllm", "serve", "m"]),
     visible("nsys", [""] * 4, ["nsys", "profile", "vllm", "serve", "m"]),
@@ -200,7 +200,7 @@ LEFT_ALONE: list[Form] = [
     Form("ray without vllm", RAY, ["ray start --block"], UNTOUCHED, "rayproject/ray:2.56.0-gpu"),
     Form("sglang with options alike", None, ["--enable-prefix-caching"], UNTOUCHED, "lmsysorg/sglang:1"),
     Form("lorax", None, ["--model-id=m", "--compile"], UNTOUCHED, "registry.example/predibase/lorax:latest"),
-    Form("an embedding NIM", None, None, UNTOUCHED, "nvcr.io/nim/nvidia/llama-3.2-nv-embedqa-1b-v2:1"),
+    Form("an embedding NIM", None, None, UNTOUCHED, "registry.example/nim/nvidia/llama-3.2-nv-embedqa-1b-v2:1"),
     Form(
         "a checkout and a microbenchmark",
         SHELL,
