@@ -32,7 +32,7 @@ _GPU_MEMORY = re.compile(
     | gpu_memory_(?:used|free)                                  # nvidia_gpu_prometheus_exporter, HAMi
     | (?:container|pod|node)_gpu_memory_utilization             # CloudWatch's Container Insights
     | vgpu_(?:device_)?memory_us(?:ed|age) | hostgpumemoryusage # HAMi
-    | accelerator[_/]memory_used                                # cAdvisor, GKE
+    | accelerator[_/|]memory_used                               # cAdvisor, GKE, and its adapter for autoscalers
     )[\w:]*""",
     re.VERBOSE | re.IGNORECASE,
 )

@@ -7,7 +7,8 @@ the moment for which the recommendation was made.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -135,13 +136,14 @@ def explain(store: ObjectReader, history_path: Path, namespace: str, name: str) 
 def explanation_of(store: ObjectReader, history: HistoryReader, recommendation: VLLMRecommendation) -> Explanation:
     """Explain `recommendation`. Raises `HistoryError` where the history cannot be read."""
     key = key_of(recommendation)
-    policy = _policy(store, history, recommendation)
+    policy = _policy(store, history.policies(), recommendation)
     fingerprint = recommendation.status.fingerprint or ""
     changes = history.changes(key)
     end = history.last_interval_end(key, fingerprint)
     window_seconds = (policy.spec or PolicySpec()).observation_window_seconds
     if end is None:
-        return _without_data(recommendation, policy, changes)
+        unknown = "the history holds nothing of this workload under these arguments"
+        return _without_data(recommendation, policy, "", unknown, changes)
     series = history.series(key, fingerprint, end - window_seconds - interval_seconds(window_seconds))
     candidates = history.candidates(key, fingerprint, policy.digest, end - window_seconds / ROLLING_PARTS)
     standing = history.standing(key, fingerprint)
@@ -169,24 +171,10 @@ def explanation_of(store: ObjectReader, history: HistoryReader, recommendation: 
 
 def explanation_of_status(store: ObjectReader, recommendation: VLLMRecommendation) -> Explanation:
     """Explain `recommendation` without the history, as far as its status says: what comes from samples is empty."""
-    resolved, coverage = recommendation.status.policy, recommendation.status.coverage
-    policy = Resolver(store, {}).policy(resolved.value if resolved else DEFAULT_POLICY)
+    coverage = recommendation.status.coverage
     seen = coverage.last_sample if coverage is not None else None
-    decided_by, decision = _decision(recommendation)
-    return Explanation(
-        recommendation=recommendation,
-        at=_moment((seen or datetime.now(UTC)).timestamp()),
-        policy=policy.spec,
-        policy_fault=policy.fault,
-        decided_by=decided_by,
-        decision=decision,
-        guards=(),
-        knees=None,
-        pools=None,
-        candidates=(),
-        curve=(),
-        intervals=(),
-    )
+    found = _without_data(recommendation, _policy(store, {}, recommendation), *_decision(recommendation))
+    return found if seen is None else replace(found, at=_moment(seen.timestamp()))
 
 
 def key_of(recommendation: VLLMRecommendation) -> WorkloadKey:
@@ -227,21 +215,26 @@ def _decision(recommendation: VLLMRecommendation) -> tuple[str, str]:
     return decided_by, next((bound.message for bound in asked if bound.name == decided_by), "")
 
 
-def _policy(store: ObjectReader, history: HistoryReader, recommendation: VLLMRecommendation) -> ResolvedPolicy:
+def _policy(store: ObjectReader, known: Mapping[str, str], recommendation: VLLMRecommendation) -> ResolvedPolicy:
+    """`known`: the last valid version of each, by name."""
     resolved = recommendation.status.policy
-    return Resolver(store, history.policies()).policy(resolved.value if resolved else DEFAULT_POLICY)
+    return Resolver(store, known).policy(resolved.value if resolved else DEFAULT_POLICY)
 
 
 def _without_data(
-    recommendation: VLLMRecommendation, policy: ResolvedPolicy, changes: tuple[Change, ...]
+    recommendation: VLLMRecommendation,
+    policy: ResolvedPolicy,
+    decided_by: str,
+    decision: str,
+    changes: tuple[Change, ...] = (),
 ) -> Explanation:
     return Explanation(
         recommendation=recommendation,
         at=_moment(datetime.now(UTC).timestamp()),
         policy=policy.spec,
         policy_fault=policy.fault,
-        decided_by="",
-        decision="the history holds nothing of this workload under these arguments",
+        decided_by=decided_by,
+        decision=decision,
         guards=(),
         knees=None,
         pools=None,

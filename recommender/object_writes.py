@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from recommender.api.apiserver.connection import CONNECTION_ERRORS, JSON, ApiError, ApiServer, NotPermittedError, Raw
 from recommender.api.apiserver.pacing import Pacing
+from recommender.old_definitions import OldDefinitions
 from recommender.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class Writer:
         """Kinds and namespaces in which nothing may be written: how often that was said, and when it is tried again."""
         self._said: set[tuple[str, str]] = set()
         """Those of which a refusal has been logged."""
+        self._definitions = OldDefinitions()
         self._more = asyncio.Event()
 
     @property
@@ -214,14 +216,25 @@ class Writer:
             write.done(answer)
 
     async def _take(self, step: Step, key: Key) -> Raw | None:
+        body, applies = step.body, step.content_type == APPLY
+        if body is not None and applies:
+            body = self._definitions.part(key[0], body, time.monotonic())
         try:
             return await self._server.request(
-                step.method, step.path, query=step.query, body=step.body, content_type=step.content_type
+                step.method, step.path, query=step.query, body=body, content_type=step.content_type
             )
         except ApiError as error:
+            if applies and (lacking := self._definitions.learn(key[0], error.message, time.monotonic())):
+                logger.warning(
+                    "%s: the definition in the cluster has no %s, which is left out: `vllm-rightsizer crds --apply` "
+                    "brings it up to date",
+                    key[0],
+                    ", ".join(sorted(lacking)),
+                )
+                return await self._take(step, key)
             if step.otherwise is None or error.status != step.otherwise[0]:
                 raise
-            if step.content_type == APPLY:
+            if applies:
                 self._count(key, "conflict")
                 logger.warning("%s %s: others wrote what is ours, it is taken over: %s", key[0], key[2], error.message)
         return None if step.otherwise[1] is None else await self._take(step.otherwise[1], key)

@@ -240,7 +240,8 @@ def _stock(
         for node in (nodes[name] for name in sorted({engine.node for engine in engines}))
     ]
     rooms = {host.name: host.room for host in hosts}
-    now, homeless = stay(_tenants(engines, rooms, "now"), hosts)
+    now, left = stay(_tenants(engines, rooms, "now"), hosts)
+    homeless = set(left)
     kept = [engine for engine in engines if engine.name not in homeless]
     asked = {scenario: _tenants(kept, rooms, scenario) for scenario in AFTER}
     # Where a pod that grew has no room among the others, everybody stays where it is.

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from recommender.api.object_store import Raw
 from recommender.api.objects import InvalidObjectError
 from recommender.api.recommendations import VLLMRecommendation
-from recommender.api.scopes import ENABLED
+from recommender.api.scopes import DISABLED, ENABLED, Scope
 from recommender.discovery import opted_in
 from vllm_plugin.names import LABEL_INJECT, LABEL_INJECTED
 from vllm_rightsizer.errors import UserError
@@ -69,7 +69,11 @@ def hint_of(namespaces: Sequence[Raw] | None, namespace: str | None) -> str:
     """What to do where nothing is recommended, in `namespace` or at all; `namespaces`: all, None where they may not be
     seen."""
     label = f"{LABEL_INJECT}={ENABLED}"
-    begin = f"`kubectl label namespace {namespace or 'NAME'} {label}`, then restart its vLLM workloads"
+    # The scope stands among the options of the servers, which not everybody may see.
+    begin = (
+        f"`kubectl label namespace {namespace or 'NAME'} {label} --overwrite` (where the scope is {Scope.OPT_OUT}, "
+        f"only for one labelled {DISABLED}), then restart its vLLM workloads"
+    )
     where = f" in namespace {namespace}" if namespace else ""
     if namespaces is None:
         return f"nothing is recommended{where}: vLLM pods are measured once their namespace opted in, with {begin}"

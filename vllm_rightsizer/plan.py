@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def print_plan(
         show(lambda console: _print(console, plan, engines), Paper.of(color), _WIDTH_WITHOUT_TERMINAL, wide=wide)
 
 
-def _meant(plan: Plan, namespace: str | None, workload: str | None) -> Collection[str] | None:
+def _meant(plan: Plan, namespace: str | None, workload: str | None) -> frozenset[str] | None:
     """The names of the engines that are asked for, planned or left out; None for all."""
     if namespace is None and workload is None:
         return None
@@ -65,9 +65,9 @@ def _meant(plan: Plan, namespace: str | None, workload: str | None) -> Collectio
     keys |= {one.name: one.key for one in plan.left_out}
     known = {name: Known(key) for name, key in keys.items() if namespace in (None, key.namespace)}
     if workload is None:
-        return known.keys()
+        return frozenset(known)
     found = chosen(workload, list(dict.fromkeys(known.values())), namespace)
-    return {name for name, one in known.items() if one in found}
+    return frozenset(name for name, one in known.items() if one in found)
 
 
 def _asked(url: str) -> NodePrices:
@@ -80,16 +80,16 @@ def _asked(url: str) -> NodePrices:
         raise UserError(str(error)) from error
 
 
-def _document(plan: Plan, engines: Collection[str] | None) -> dict[str, Any]:
+def _document(plan: Plan, engines: frozenset[str] | None) -> dict[str, Any]:
     """The plan's JSON, of `engines` alone; what is freed and what that is worth is that of all."""
     whole = plan_json(_part(plan, engines))
     if engines is not None:
         for scenario in (stock[name] for stock in whole["stocks"] for name in AFTER):
-            scenario["cards"] = [card for card in scenario["cards"] if _names(card) & set(engines)]
+            scenario["cards"] = [card for card in scenario["cards"] if not engines.isdisjoint(_names(card))]
     return whole
 
 
-def _lines(plan: Plan, engines: Collection[str] | None) -> list[dict[str, Any]]:
+def _lines(plan: Plan, engines: frozenset[str] | None) -> list[dict[str, Any]]:
     """A line for each engine on each of its GPUs, in both cases."""
     return [
         {
@@ -111,7 +111,7 @@ def _names(card: Mapping[str, Any]) -> set[str]:
     return {engine["name"] for engine in card["engines"]}
 
 
-def _part(plan: Plan, engines: Collection[str] | None) -> Plan:
+def _part(plan: Plan, engines: frozenset[str] | None) -> Plan:
     """The stocks in which one of `engines` is, and of what is left out those that are; None for all."""
     if engines is None:
         return plan
@@ -119,7 +119,7 @@ def _part(plan: Plan, engines: Collection[str] | None) -> Plan:
     return Plan(stocks, tuple(one for one in plan.left_out if one.name in engines))
 
 
-def _print(console: Console, plan: Plan, engines: Collection[str] | None) -> None:
+def _print(console: Console, plan: Plan, engines: frozenset[str] | None) -> None:
     shown = _part(plan, engines)
     if not shown.stocks:
         console.print("There are no GPUs to plan with: no pod that runs vLLM holds one on a node whose labels tell it.")
@@ -162,13 +162,13 @@ def _month(stock: Stock, scenario: Scenario) -> str:
     return f"{worth.amount:.2f} {worth.currency}, prices of {worth.day}"
 
 
-def _cards(stock: Stock, scenario: Scenario, shown: Collection[str] | None) -> Table:
+def _cards(stock: Stock, scenario: Scenario, shown: frozenset[str] | None) -> Table:
     rows = table("node", "GPU", "left", "engines", title=f"Together on one GPU: {scenario}")
     engines = {engine.name: engine for engine in stock.engines}
     packing = stock.packing(scenario)
     for node, index in sorted(packing.used):
         names = packing.tenants[node, index]
-        if shown is not None and not set(names) & set(shown):
+        if shown is not None and shown.isdisjoint(names):
             continue
         needs = [engines[name].need_bytes(scenario) for name in names]
         left = stock.memory_bytes - sum(need for need in needs if need is not None)

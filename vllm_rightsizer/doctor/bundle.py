@@ -44,13 +44,18 @@ _KEPT_ANNOTATIONS = (
     "meta.helm.sh/",
 )
 _HIDDEN = "(left out)"
-_WORD = r"[\w.-]*(?:key|token(?!s|i)|secret|password|passwd|credential|authorization|header|bearer)[\w.-]*"
-_CONFIDENTIAL = re.compile(rf"""({_WORD}(?:=|:\s*|\s+))("[^"]*"|'[^']*'|\S+)""", re.IGNORECASE)
-_CONFIDENTIAL_NAME = re.compile(rf"-*{_WORD}", re.IGNORECASE)
-_CONFIDENTIAL_FLAG = re.compile(rf"(--?{_WORD}=).*", re.IGNORECASE | re.DOTALL)
+_NAME = r"[\w.-]*(?:key|token(?!s|i)|secret|password|passwd|credential|authorization|header|bearer)[\w.-]*+"
+_BEGIN = r"(?<![\w.-])"
+"""Names are looked for from their beginnings alone: long lines have many letters."""
+_IN_JSON = r"""["']\s*:\s*"""
+_CONFIDENTIAL = re.compile(
+    rf"""({_BEGIN}{_NAME}(?:=|:\s*|\s+|{_IN_JSON}))(?!\(left\ out\))("[^"]*"|'[^']*'|\S+)""", re.IGNORECASE
+)
+_CONFIDENTIAL_NAME = re.compile(rf"-*{_NAME}", re.IGNORECASE)
+_CONFIDENTIAL_FLAG = re.compile(rf"(--?{_NAME}=).*", re.IGNORECASE | re.DOTALL)
 _IN_TEXT = re.compile(
     rf"""(?P<login>://)[^/\s@]+(?=@)
-    |(?P<option>--?{_WORD}(?:=|\s+)|\b{_WORD}=|\bbearer\s+)(?:"[^"]*"|'[^']*'|\S+)
+    |(?P<option>{_BEGIN}--?{_NAME}(?:=|\s+)|{_BEGIN}{_NAME}(?:=|{_IN_JSON})|\bbearer\s+)(?:"[^"]*"|'[^']*'|\S+)
     |\b(?:hf_\w{{16,}}|sk-[\w-]{{16,}}|eyJ[\w-]+\.[\w-]+\.[\w-]+)""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -155,7 +160,7 @@ def _arguments(given: Sequence[str]) -> list[str]:
 
 
 def _without_confidential(text: str) -> str:
-    return without_tokens(_CONFIDENTIAL.sub(rf"\1{_HIDDEN}", text))
+    return _CONFIDENTIAL.sub(rf"\1{_HIDDEN}", without_tokens(text))
 
 
 def without_tokens(text: str) -> str:

@@ -41,7 +41,7 @@ def definitions_old(facts: Facts) -> Iterator[Finding]:
         lacking = sorted(_fields(ours) - _fields(found))
         if lacking:
             shown = ", ".join(lacking[:_SHOWN]) + (f" and {len(lacking) - _SHOWN} more" if lacking[_SHOWN:] else "")
-            why = "the API server drops these fields from what is written, without a word; Helm never upgrades CRDs"
+            why = "what is written of these fields is lost, without a word; Helm never upgrades CRDs"
             yield Finding("DefinitionOld", Severity.WARNING, f"{_KIND} {name}", f"it lacks {shown}", why, _FIX)
 
 

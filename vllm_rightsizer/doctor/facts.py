@@ -85,7 +85,18 @@ class Facts:
         return [raw for raw in self.objects.get(kind, ()) if namespace in (None, raw["metadata"].get("namespace"))]
 
     def one(self, kind: str, name: str, namespace: str | None = None) -> Raw | None:
-        return next((raw for raw in self.of(kind, namespace) if raw["metadata"]["name"] == name), None)
+        """The first of that name, in `namespace` or in any."""
+        if kind not in self._by_name:
+            by_name = self._by_name[kind] = dict[str, list[Raw]]()
+            for raw in self.of(kind):
+                by_name.setdefault(raw["metadata"]["name"], []).append(raw)
+        found = self._by_name[kind].get(name, ())
+        return next((raw for raw in found if namespace in (None, raw["metadata"].get("namespace"))), None)
+
+    @cached_property
+    def _by_name(self) -> dict[str, dict[str, list[Raw]]]:
+        """By kind, those that were asked for: of ten thousand pods each is looked up."""
+        return {}
 
     @cached_property
     def configurations(self) -> list[Raw]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
 
 from recommender.api.recommendations import PLUGIN_REPORTING, VLLMRecommendation
@@ -88,9 +88,10 @@ def plugin_silent(facts: Facts) -> Iterator[Finding]:
 
 
 def _silent(facts: Facts) -> Iterator[tuple[Pod, Finding]]:
+    there = {pod.name for pod in facts.pods.injected}
     for pod in facts.pods.injected:
         page, said = facts.pages.get((pod.key.namespace, pod.name, pod.key.container)), _said(facts, pod)
-        heard = None if _is_of_former_pods(facts, said) else _reported(said)
+        heard = None if _is_of_former_pods(there, said) else _reported(said)
         speaks = page is None or (page.trouble is None and not page.hooks_off)
         if not pod.ready or pod.address is None or pod.excluded or heard or (speaks and heard is None):
             continue
@@ -107,10 +108,10 @@ def _said(facts: Facts, pod: Pod) -> Raw | None:
     return condition(found, PLUGIN_REPORTING) if found is not None else None
 
 
-def _is_of_former_pods(facts: Facts, said: Raw | None) -> bool:
+def _is_of_former_pods(there: Set[str], said: Raw | None) -> bool:
     """Until the recommender's next round the condition speaks of pods that are gone."""
     named = set(_NAMED.findall(str((said or {}).get("message"))))
-    return bool(named) and named.isdisjoint(pod.name for pod in facts.pods.injected)
+    return bool(named) and named.isdisjoint(there)
 
 
 def _reported(said: Raw | None) -> bool | None:

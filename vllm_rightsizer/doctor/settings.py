@@ -29,6 +29,7 @@ def nobody_opted_in(facts: Facts) -> Iterator[Finding]:
 
 
 def setting_invalid(facts: Facts) -> Iterator[Finding]:
+    """What a policy says that is not built yet (`PartlyFollowed`) is no finding: no command mends that."""
     for raw in _settings(facts):
         said = condition(raw, VALID)
         if said is None or (said["status"] == "True" and said.get("reason") != CONTRADICTORY):

@@ -222,6 +222,8 @@ def test_nothing_for_programs(cli: Cli, tmp_path: Path) -> None:
         (None, "chat", "nothing is recommended in namespace chat: .* `kubectl label namespace chat "),
         ([namespace("chat")], None, "no namespace carries the label .*`kubectl label namespace NAME "),
         ([namespace("chat")], "chat", "in namespace chat, which does not carry the label .*label namespace chat "),
+        ([namespace("chat")], "chat", r"\(where the scope is OptOut, only for one labelled disabled\), then restart"),
+        ([namespace("chat", **{LABEL_INJECT: "disabled"})], "chat", "inject=enabled --overwrite`"),
         ([namespace("chat")], "caht", "there is no namespace caht"),
         ([namespace("chat", **{LABEL_INJECT: "enabled"})], None, "yet in chat: the recommender begins with the first"),
         ([namespace(f"n{i}", **{LABEL_INJECT: "enabled"}) for i in range(9)], None, "n0, n1, n2, n3, n4, …: "),

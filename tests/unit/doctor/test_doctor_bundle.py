@@ -10,7 +10,7 @@ import pytest
 from installation import CHAT, POD, Installation
 
 from vllm_plugin.names import ANNOTATION_ORIGINAL_ARGS, ANNOTATION_SKIPPED
-from vllm_rightsizer.doctor.bundle import contents, without_tokens, write
+from vllm_rightsizer.doctor.bundle import contents, scrubbed, without_tokens, write
 from vllm_rightsizer.doctor.checks import CHECKS
 from vllm_rightsizer.doctor.findings import Finding, Severity, diagnosed
 from vllm_rightsizer.doctor.report import as_text, documents
@@ -115,3 +115,11 @@ def test_report_has_each_command_on_a_line_of_its_own() -> None:
     assert documents([found])[0]["severity"] == "warning"
     assert "\x1b[" in as_text([found], colours=True)
     assert as_text([]).startswith("nothing found")
+
+
+def test_a_value_in_json_is_left_out_of_an_argument_and_of_a_text() -> None:
+    said = '{"redis_password": "s3cret", "rank": 3}'
+    left = scrubbed({"args": [f"--kv-transfer-config={said}"], "message": said, "command": ["sh", "--api-key s3"]})
+    assert left["args"] == ['--kv-transfer-config={"redis_password": (left out), "rank": 3}']
+    assert left["message"] == '{"redis_password": (left out), "rank": 3}'
+    assert left["command"][1] == "--api-key (left out)"

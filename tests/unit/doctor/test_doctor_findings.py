@@ -66,6 +66,12 @@ def test_what_is_said_of_a_pod_that_is_gone_is_not_said_of_the_next() -> None:
     assert names(examined(there)) == ["PluginNotHeard"]
 
 
+def test_settings_that_are_not_built_yet_are_nothing_to_mend() -> None:
+    there = Installation()
+    there.condition("Valid", "True", "PartlyFollowed", kind="VLLMPolicy")
+    assert examined(there) == []
+
+
 def test_a_page_that_only_the_recommender_reaches_is_well() -> None:
     assert examined(Installation(), pages=UNANSWERED) == []
 

@@ -97,6 +97,7 @@ def test_one_that_goes_by_the_usage(tmp_path: Path, raw: Raw, name: str) -> None
         "pod_gpu_memory_utilization",
         "container_accelerator_memory_used_bytes",
         "accelerator/memory_used",
+        "accelerator|memory_used",
     ],
 )
 def test_one_that_goes_by_gpu_memory(tmp_path: Path, name: str) -> None:

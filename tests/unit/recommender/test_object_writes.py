@@ -37,14 +37,23 @@ class Server:
     answers: list[int] = field(default_factory=list)
     retry_after: str = ""
     cause: str = ""
+    undeclared: frozenset[str] = frozenset()
+    """Fields of a status that its definition does not have."""
     taken: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
 
     async def answer(self, request: web.Request) -> web.Response:
         self.times.append(asyncio.get_running_loop().time())
         code = self.answers.pop(0) if self.answers else 200
+        body = await request.json() if request.can_read_body else None
+        lacking = sorted(self.undeclared & (body or {}).get("status", {}).keys())
+        if lacking:
+            # As API servers do, the first one alone.
+            message = (
+                f"failed to create typed patch object (prod/a): .status.{lacking[0]}: field not declared in schema"
+            )
+            return web.json_response({"kind": "Status", "message": message}, status=500)
         if code == 200:
-            body = await request.json() if request.can_read_body else None
             self.taken.append((request.method, dict(request.query), body))
             return web.json_response({"metadata": {"resourceVersion": "7"}})
         headers = {"Retry-After": self.retry_after} if self.retry_after else {}
@@ -201,3 +210,20 @@ def test_the_pace() -> None:
     assert pacing.wait(100.0) == pytest.approx(0.1)
     assert pacing.wait(100.1) == pytest.approx(0.1)
     assert [pacing.wait(200.0) for _ in range(11)] == [*[0.0] * 10, pytest.approx(0.1)]
+
+
+async def test_what_a_definition_does_not_have_holds_up_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with standing(tmp_path) as stand:
+        stand.server.undeclared = frozenset({"gpus", "replicas"})
+        stand.put(applied(PATH, {"status": {"gpus": 2, "kv": 1, "replicas": 2}}))
+        await until(lambda: len(stand.done) == 1)
+        stand.put(applied(PATH, {"status": {"gpus": 2, "kv": 2, "replicas": 2}}))
+        await until(lambda: len(stand.done) == 2)
+        assert stand.writer.trouble is None
+        # Each field is refused once: then it is known.
+        assert len(stand.server.times) == 2 + 2
+    assert [body for *_, body in stand.server.taken] == [{"status": {"kv": 1}}, {"status": {"kv": 2}}]
+    assert (stand.count("written"), stand.count("failed")) == (2, 0)
+    assert caplog.text.count("`vllm-rightsizer crds --apply` brings it up to date") == 2
