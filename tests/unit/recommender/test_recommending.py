@@ -204,6 +204,8 @@ async def test_trouble_with_a_workload_is_said_once(
 
 async def test_a_store_that_takes_no_writes(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
     """What is measured is kept all the same; said once, and not ready."""
+    # Of the own policy's intervals, of a second, several may end meanwhile.
+    stand.store.apply(policy_object(**POLICY | {"observationWindow": "96h"}))
     lock = stand.store.folder / ".lock"
     lock.unlink()
     lock.mkdir()
