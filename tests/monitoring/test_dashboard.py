@@ -31,6 +31,10 @@ Raw = dict[str, Any]
 
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "vllm-rightsizer.json").read_text())
 RULES = ROOT / "deploy" / "prometheus"
+WITH_TRAFFIC = (
+    'workload_pool:vllm_rightsizer_hit_rate:ratio{pool="recommended"}',
+    "workload:vllm_rightsizer_hit_rate:ratio_rate5m",
+)
 HASTY = {"observationWindow": "96s", "windowCoverage": 5, "minRequests": 10, "lossBudget": 0.75}
 
 
@@ -88,14 +92,14 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         ]
         made = Prometheus(folder / "prometheus", config)
         stack.enter_context(running(made))
+        # Its first scrapes come seconds after it answers. A rate knows nothing of traffic before them.
+        made.becomes("count(up == 1)", len(pods) + 2)
         traffic = Traffic(pods, f"https://127.0.0.1:{webhook}/mutate")
         deadline = time.monotonic() + 120
-        while not (stage.kv_bytes and made.query('workload_pool:vllm_rightsizer_hit_rate:ratio{pool="recommended"}')):
+        while not (stage.kv_bytes and all(made.query(text) for text in WITH_TRAFFIC)):
             assert time.monotonic() < deadline, stage.status
             traffic.goes_on()
             time.sleep(1)
-        # Rates want more than one sample.
-        traffic.goes_on()
         yield made
 
 
