@@ -1,0 +1,37 @@
+"""Ports of the lab: what one process was given, no other one is, even before anybody listens there."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from bench.lab import programs
+
+FEW = range(29980, 29992)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "_PORTS", FEW)
+    monkeypatch.setattr(programs, "_claims", [])
+
+
+@pytest.mark.usefixtures("few")
+def test_two_processes_are_given_different_ones() -> None:
+    ours = set(programs.free_ports(4))
+    code = f"from bench.lab import programs; programs._PORTS = {FEW!r}; print(*programs.free_ports(4))"
+    theirs = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert len(ours | {int(port) for port in theirs.split()}) == 8
+    # They are free again with that process.
+    assert len(ours | set(programs.free_ports(4))) == 8
+
+
+@pytest.mark.usefixtures("few")
+def test_where_somebody_listens_none_is_given() -> None:
+    with socket.create_server(("127.0.0.1", FEW[0])):
+        assert FEW[0] not in programs.free_ports(len(FEW) - 1)
+        with pytest.raises(programs.LabError, match=r"127\.0\.0\.1 has not 1 free ports from 29980 to 29991"):
+            programs.free_ports(1)
