@@ -7,6 +7,7 @@ import shlex
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -180,6 +181,8 @@ def test_the_page_of_the_api(kubectl: Kubectl, environment: dict[str, str], inst
     assert installed.began
     forward, *asked = commands(API_PAGE)
     assert "port-forward" in forward
+    # kubectl makes do with IPv6 where somebody has the port of IPv4, whom curl would ask then.
+    wait_for(_nobody_answers, f"the end of what has port {API_PORT} of this machine")
     with subprocess.Popen(["bash", "-c", f"exec {forward}"], cwd=ROOT, env=environment) as forwarding:
         try:
             wait_for(_answers, "the port-forward")
@@ -192,6 +195,13 @@ def test_the_page_of_the_api(kubectl: Kubectl, environment: dict[str, str], inst
     [through_the_server] = commands_in_sentences(API_PAGE)
     path = f"namespaces/{NAMESPACE}/services/{RELEASE}-recommender"
     assert NAME in run_one(through_the_server.replace("namespaces/NAMESPACE/services/NAME", path), environment)
+
+
+def _nobody_answers() -> bool:
+    for address in ("127.0.0.1", "::1"):
+        with suppress(OSError), socket.create_connection((address, API_PORT), timeout=1):
+            raise LabError(f"somebody listens on {address}")
+    return True
 
 
 def _answers() -> bool:
