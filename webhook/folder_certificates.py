@@ -108,7 +108,7 @@ class MountedFolder:
         return known and all(self._verifies(served, at) for at in (now, now + self._skew))
 
     def _verifies(self, certificate: x509.Certificate, now: datetime) -> bool:
-        return all(verifies(certificate, bundle, now) for bundle in self._publication.bundles)
+        return all(verifies(certificate, bundle, now, self.served.between) for bundle in self._publication.bundles)
 
     def _say(self, sentence: str) -> None:
         if sentence != self._unread:

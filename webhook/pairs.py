@@ -110,9 +110,21 @@ def new_leaf(authority: Pair, hosts: Sequence[str], now: datetime, lifetimes: Li
     return Pair(certificate, key)
 
 
-def verifies(leaf: x509.Certificate, authorities: Iterable[x509.Certificate], now: datetime) -> bool:
-    """Whether one of `authorities` issued `leaf`, and both are valid now."""
-    return any(valid(leaf, now) and valid(authority, now) and _issued(leaf, authority) for authority in authorities)
+def verifies(
+    leaf: x509.Certificate,
+    authorities: Sequence[x509.Certificate],
+    now: datetime,
+    between: Sequence[x509.Certificate] = (),
+) -> bool:
+    """Whether one of `authorities` issued `leaf`, or one of those `between` that verifies itself; all valid now."""
+    if not valid(leaf, now):
+        return False
+    if any(valid(authority, now) and _issued(leaf, authority) for authority in authorities):
+        return True
+    return any(
+        _issued(leaf, one) and verifies(one, authorities, now, [other for other in between if other is not one])
+        for one in between
+    )
 
 
 def valid(certificate: x509.Certificate, now: datetime) -> bool:

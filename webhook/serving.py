@@ -43,6 +43,8 @@ class Served:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.sni_callback = self._choose
         self.certificate: x509.Certificate | None = None
+        self.between: tuple[x509.Certificate, ...] = ()
+        """Served with it: authorities between it and whom callers know."""
 
     @property
     def expires(self) -> float:
@@ -55,7 +57,8 @@ class Served:
         if not chain:
             raise ValueError("there is no certificate in it")
         self._present = _context(certificate_pem + key_pem)
-        self.certificate = chain[0]
+        self.certificate, *between = chain
+        self.between = tuple(between)
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         """Called for clients that name nobody, too."""

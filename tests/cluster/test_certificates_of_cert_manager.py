@@ -6,6 +6,7 @@ import base64
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from .replicas import Installation, Load, Replica
 
 pytestmark = pytest.mark.e2e
 
-NAME = "cert-manager-pods"
 TIMES = (3600.0, 3600.0, 1.0)
 """Of certificates of our own, of which there are none here."""
 SKEW_SECONDS = 5.0
@@ -85,23 +85,29 @@ class Kubelet(threading.Thread):
         self.join()
 
 
-@pytest.fixture
-def installation(cert_manager: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """An authority of cert-manager's, a certificate of it for our Service, and a configuration that asks for it."""
-    made = Installation(cert_manager, NAME, tmp_path_factory.mktemp(NAME))
+@pytest.fixture(params=[("root",), ("root", "between")], ids=["of-a-root", "of-an-intermediate"])
+def installation(
+    request: pytest.FixtureRequest, cert_manager: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
+    """Authorities of cert-manager's, a certificate of the last one for our Service, and a configuration that asks for
+    it."""
+    authorities: tuple[str, ...] = request.param
+    space = f"cert-manager-of-{authorities[-1]}"
+    made = Installation(cert_manager, space, tmp_path_factory.mktemp(space))
     client = cert_manager.client
 
     def make(kind: str, name: str, spec: dict[str, Any]) -> None:
-        client.apply({"apiVersion": KINDS, "kind": kind, "metadata": {"name": name, "namespace": NAME}, "spec": spec})
+        client.apply({"apiVersion": KINDS, "kind": kind, "metadata": {"name": name, "namespace": space}, "spec": spec})
 
     make("Issuer", "self-signed", {"selfSigned": {}})
-    authority = {"isCA": True, "commonName": "webhooks", "secretName": "authority"}
-    make("Certificate", "authority", authority | {"issuerRef": {"name": "self-signed"}})
-    make("Issuer", "authority", {"ca": {"secretName": "authority"}})
-    hosts = [f"{NAME}.{NAME}.svc", f"{NAME}.{NAME}.svc.cluster.local"]
-    make("Certificate", NAME, {"secretName": "served", "dnsNames": hosts, "issuerRef": {"name": "authority"}})
-    path = f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{NAME}"
-    client.patch(path, {"metadata": {"annotations": {"cert-manager.io/inject-ca-from": f"{NAME}/{NAME}"}}})
+    for issuer, name in pairwise(("self-signed", *authorities)):
+        authority = {"isCA": True, "commonName": f"{name} of {space}", "secretName": name}
+        make("Certificate", name, authority | {"issuerRef": {"name": issuer}})
+        make("Issuer", name, {"ca": {"secretName": name}})
+    hosts = [f"{space}.{space}.svc", f"{space}.{space}.svc.cluster.local"]
+    make("Certificate", space, {"secretName": "served", "dnsNames": hosts, "issuerRef": {"name": authorities[-1]}})
+    path = f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{space}"
+    client.patch(path, {"metadata": {"annotations": {"cert-manager.io/inject-ca-from": f"{space}/{space}"}}})
     try:
         yield made
     finally:
@@ -117,8 +123,10 @@ def _leaf(installation: Installation) -> x509.Certificate:
     return read_bundle(_secret(installation, "served")["tls.crt"])[0]
 
 
-def _reader(plane: ControlPlane) -> Path:
+@pytest.fixture(scope="module")
+def reader(cert_manager: ControlPlane) -> Path:
     """A user who may read what the webhook follows, and write nothing: neither Secrets nor configurations."""
+    plane = cert_manager
     rules = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["list", "watch"]}]
     rbac = "/apis/rbac.authorization.k8s.io/v1"
     plane.client.create(f"{rbac}/clusterroles", {"metadata": {"name": "only-reads"}, "rules": rules})
@@ -133,19 +141,19 @@ def _reader(plane: ControlPlane) -> Path:
     return plane.kubeconfig_of("only-reads", plane.user("only-reads"))
 
 
-def test_cert_manager_issues_renews_and_injects(installation: Installation, tmp_path: Path) -> None:
+def test_cert_manager_issues_renews_and_injects(installation: Installation, reader: Path, tmp_path: Path) -> None:
     """No pod misses the plugin while the leaf is renewed, and nothing of it is written by the webhook."""
     plane = installation.plane
-    kubelet = Kubelet(plane, f"/api/v1/namespaces/{NAME}/secrets/served", tmp_path)
+    kubelet = Kubelet(plane, f"/api/v1/namespaces/{installation.name}/secrets/served", tmp_path)
     kubelet.start()
     times = (*TIMES, SKEW_SECONDS)
-    replica: Replica = installation.start(tls_dir=tmp_path, times=times, kubeconfig=_reader(plane))
+    replica: Replica = installation.start(tls_dir=tmp_path, times=times, kubeconfig=reader)
     installation.ready(replica)
     first = _leaf(installation)
     assert replica.presented(installation.published()) == first
     assert installation.published() == _secret(installation, "served")["ca.crt"]
     with Load(installation) as load:
-        _renew(plane, NAME)
+        _renew(plane, installation.name)
         plane.wait_for(lambda: _leaf(installation) != first, "second leaf")
         renewed = _leaf(installation)
         plane.wait_for(lambda: replica.presented(installation.published()) == renewed, "leaf being served")
@@ -157,8 +165,8 @@ def test_cert_manager_issues_renews_and_injects(installation: Installation, tmp_
 
 
 def _renew(plane: ControlPlane, name: str) -> None:
-    """As `cmctl renew` does."""
-    path = f"/apis/{KINDS}/namespaces/{NAME}/certificates/{name}/status"
+    """As `cmctl renew` does, in the namespace of that name."""
+    path = f"/apis/{KINDS}/namespaces/{name}/certificates/{name}/status"
     condition = {
         "type": "Issuing",
         "status": "True",

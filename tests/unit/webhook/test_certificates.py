@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from webhook.certificates import ensure_certificates
-from webhook.pairs import LIFETIMES, Lifetimes, hosts_of, new_authority, new_leaf, pem_of, read_bundle, verifies
+from webhook.pairs import LIFETIMES, Lifetimes, Pair, hosts_of, new_authority, new_leaf, pem_of, read_bundle, verifies
 from webhook.rotation import Shared, next_step, read_shared
 from webhook.serving import Served
 
@@ -229,6 +229,44 @@ def test_a_leaf_of_another_authority_is_not_accepted() -> None:
     assert not verifies(leaf, [other.certificate], NOW)
     assert not verifies(leaf, [], NOW)
     assert not verifies(leaf, [ours.certificate], NOW + timedelta(days=91))
+
+
+def _authority(name: str, issuer: Pair | None = None, key: ec.EllipticCurvePrivateKey | None = None) -> Pair:
+    """Issued by itself, or by `issuer`."""
+    own = key or ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = x509.CertificateBuilder(
+        issuer.certificate.subject if issuer else subject,
+        subject,
+        own.public_key(),
+        x509.random_serial_number(),
+        NOW - timedelta(days=1),
+        NOW + timedelta(days=365),
+    )
+    identifier = x509.SubjectKeyIdentifier.from_public_key(own.public_key())
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    signed = builder.add_extension(identifier, critical=False).sign(issuer.key if issuer else own, hashes.SHA256())
+    return Pair(signed, own)
+
+
+def test_authorities_between_lead_to_one_that_is_known() -> None:
+    root, other = _authority("root"), _authority("other")
+    first = _authority("first", root)
+    last = _authority("last", first)
+    between = [first.certificate, last.certificate]
+    leaf = new_leaf(last, HOSTS, NOW).certificate
+    assert verifies(leaf, [root.certificate], NOW, between)
+    assert verifies(leaf, [root.certificate], NOW, between[::-1])
+    # Callers may know one between alone.
+    assert verifies(leaf, [last.certificate], NOW)
+    assert not verifies(leaf, [root.certificate], NOW)
+    assert not verifies(leaf, [root.certificate], NOW, between[1:])
+    assert not verifies(leaf, [other.certificate], NOW, between)
+    # Two that have issued each other lead nowhere.
+    round_about = _authority("first", last, first.key).certificate
+    assert not verifies(leaf, [other.certificate], NOW, [round_about, last.certificate])
+    outlived = NOW + timedelta(days=366)
+    assert not verifies(last.certificate, [root.certificate], outlived, between)
 
 
 def test_a_new_certificate_is_served_from_the_next_handshake_on() -> None:
