@@ -92,7 +92,7 @@ async def run(settings: RecommenderSettings, stop: asyncio.Event) -> None:
                 "recommender: objects %s, history %s, probes on %s:%d",
                 objects.where,
                 settings.history,
-                settings.host,
+                f"[{settings.host}]" if ":" in settings.host else settings.host,
                 listening.getsockname()[1],
             )
             try:

@@ -82,7 +82,7 @@ async def _serve_on(
         server = _Server(config, settings.cluster.drain_seconds if settings.objects is None else 0.0)
         async with collecting(watch), watch.running(), certificates.running():
             host, port = listening.getsockname()[:2]
-            logger.info("serving https://%s:%d/mutate", host, port)
+            logger.info("serving https://%s:%d/mutate", f"[{host}]" if ":" in host else host, port)
             await server.serve(sockets=[listening])
 
 

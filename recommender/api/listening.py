@@ -11,9 +11,16 @@ class ListenError(OSError):
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens on `host` and `port`. Raises `ListenError`."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    """A socket that listens on `host` and `port`; `::` is every address, those of IPv4 too. Raises `ListenError`."""
+    try:
+        listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as error:
+        if host != "::":
+            raise ListenError(_why_not(host, port, error)) from error
+        # A kernel may be without IPv6.
+        return bound_socket("0.0.0.0", port)
+    if host == "::":
+        listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     # A port whose last owner has just ended is free.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Its connections inherit this: an answer in two parts would else wait for the client's delayed ACK, 40 ms.

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from bench.lab.chart import CHART
 from bench.lab.control_plane import ControlPlane
 from bench.lab.webhook import NAMESPACE
+from vllm_plugin.names import VERSION
 
 Raw = dict[str, Any]
 
@@ -97,7 +98,7 @@ def older_chart(folder: Path) -> Path:
     made = folder / "older"
     shutil.copytree(CHART, made)
     text = (made / "Chart.yaml").read_text()
-    (made / "Chart.yaml").write_text(text.replace("ersion: 0.1.0", "ersion: 0.0.9"))
+    (made / "Chart.yaml").write_text(text.replace(f"ersion: {VERSION}", "ersion: 0.0.9"))
     file = made / "crds" / "vllmpolicies.yaml"
     yaml = YAML()
     definition = yaml.load(file)

@@ -6,12 +6,13 @@ import copy
 import json
 from collections.abc import Iterator
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from bench.lab.chart import CHART, Helm
+from bench.lab.chart import CHART, Helm, HelmError
 from bench.lab.programs import folder_with
 
 pytestmark = pytest.mark.e2e
@@ -45,6 +46,7 @@ OTHERS: dict[str, Any] = {
     "recommender.prometheus.url": "http://prometheus:9090",
     "recommender.openCost": "http://opencost:9003",
     "networkPolicy.apiServerPorts": [8443],
+    "networkPolicy.dnsPorts": [8053],
     "networkPolicy.metricsFrom": [{"podSelector": {}}],
     "metrics.prometheusRule.runbookBase": "https://git.example/vllm-rightsizer/",
 }
@@ -59,6 +61,7 @@ BY_NAME: dict[str, Any] = {
     "memory": "2Gi",
 }
 """The same by the last part of the name."""
+MONITORS = ("serviceMonitor", "podMonitor", "prometheusRule", "dashboard")
 REGISTRY: Raw = {"image": {"registry": "registry.example/team"}}
 PROMETHEUS: Raw = {"recommender": {"prometheus": {"url": "http://prometheus:9090"}}}
 NEEDED: dict[str, Raw] = {
@@ -78,12 +81,18 @@ NEEDED: dict[str, Raw] = {
         "recommender": {"replicas": 2, "persistence": {"enabled": False}, **PROMETHEUS["recommender"]}
     },
     "networkPolicy": {"networkPolicy": {"enabled": True}},
-    **{
-        f"metrics.{monitor}": {"metrics": {monitor: {"enabled": True}}}
-        for monitor in ("serviceMonitor", "podMonitor", "prometheusRule", "dashboard")
-    },
+    **{f"metrics.{monitor}": {"metrics": {monitor: {"enabled": True}}} for monitor in MONITORS},
 }
 """What must be said besides, by where a name begins; the longest holds."""
+SWITCHED_ON: Raw = {
+    **REGISTRY,
+    "vllm": {"injection": {"way": "init-container"}},
+    "webhook": {"certManager": {"enabled": True}},
+    **PROMETHEUS,
+    "networkPolicy": {"enabled": True},
+    "metrics": {kind: {"enabled": True} for kind in MONITORS},
+}
+"""Most of what is off by default."""
 ODD = "1e3"
 """A name that YAML takes for a number."""
 _OF_PODS: Raw = {
@@ -97,16 +106,18 @@ _OF_PODS: Raw = {
 }
 ODD_NAMES: Raw = {
     "nameOverride": ODD,
-    "fullnameOverride": ODD,
+    "fullnameOverride": "null",
     "commonLabels": {"one": ODD},
-    "image": {"registry": ODD, "tag": ODD, "pullSecrets": [{"name": ODD}]},
+    "image": {"registry": "[fd00::5]:5000", "tag": ODD, "pullSecrets": [{"name": ODD}]},
     "vllm": {"injection": {"way": "init-container", "initContainer": {"cpu": 0.5, "memory": 67108864}}},
     "clusterAutomation": {"vllm": {"defaultPolicy": ODD}},
     "policies": {ODD: {"minKV": 2147483648}},
     "networkPolicy": {"enabled": True},
+    "metrics": {kind: {"enabled": True} for kind in MONITORS},
     "webhook": _OF_PODS,
     "recommender": {
         **_OF_PODS,
+        "serviceAccount": {"name": "2e3", "annotations": {"one": ODD}},
         "persistence": {"size": 10737418240, "storageClassName": ODD},
         "prometheus": {"url": "http://prometheus", "tokenSecret": {"name": ODD}, "caConfigMap": {"name": ODD}},
     },
@@ -186,8 +197,36 @@ def test_names_stay_texts_and_bytes_whole_numbers(helm: Helm, more: Raw) -> None
     values = {**ODD_NAMES, **{part: {**ODD_NAMES[part], **settings} for part, settings in more.items()}}
     rendered = helm("template", ODD, str(CHART), f"--namespace={ODD}", values=values)
     assert {"- --init-cpu=0.5", "- --init-memory=67108864"} <= {line.strip() for line in rendered.splitlines()}
-    documents = YAML(typ="safe", pure=True).load_all(StringIO(rendered))
+    documents = list(YAML(typ="safe", pure=True).load_all(StringIO(rendered)))
     assert [found for document in documents for found in _not_as_written(document)] == []
+    assert [document["kind"] for document in documents if not isinstance(document["metadata"]["name"], str)] == []
+
+
+@pytest.mark.parametrize("version", [4, 3])
+def test_null_is_as_empty(helm: Helm, tmp_path: Path, version: int) -> None:
+    """Of each value that has an empty one, all at once."""
+    if version != helm.version:
+        helm = Helm(tmp_path, version=version)
+    empty, nothing = SWITCHED_ON, SWITCHED_ON
+    for path, value in LEAVES.items():
+        if path in dict(_leaves(SWITCHED_ON)) or path[0] == "policies":
+            continue
+        if path[-1] == "resources":
+            # An empty mapping would leave the defaults in place.
+            empty = _merged(empty, path, dict.fromkeys(value))
+        elif path[-1] == "topologySpreadConstraints" or value in ("", {}, []):
+            empty = _merged(empty, path, type(value)())
+        else:
+            continue
+        nothing = _merged(nothing, path, None)
+    assert nothing["webhook"]["podLabels"] is None
+    assert helm.render(nothing) == helm.render(empty)
+
+
+def test_null_where_nothing_is_empty(helm: Helm) -> None:
+    for path in (("webhook", "scope"), ("vllm", "observability"), ("networkPolicy", "apiServerPorts")):
+        with pytest.raises(HelmError, match=rf"(?s){path[0]}.*{path[1]}"):
+            helm.render(_merged({}, path, None))
 
 
 def _not_as_written(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

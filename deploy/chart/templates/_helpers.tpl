@@ -2,18 +2,16 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* What every object's name begins with. 47 letters leave room for what follows. */}}
+{{/* What every object's name begins with: 47 letters leave room for what follows. A release may have a name that no
+Service can have, with dots or with a digit in front. */}}
 {{- define "rightsizer.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 47 | trimSuffix "-" -}}
-{{- else -}}
 {{- $name := include "rightsizer.name" . -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 47 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 47 | trimSuffix "-" -}}
+{{- $both := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
+{{- $full := .Values.fullnameOverride | default $both | replace "." "-" | trunc 47 | trimAll "-" -}}
+{{- if not (regexMatch "^[a-z]" $full) -}}
+{{- fail (printf "fullnameOverride: names of Services begin with a letter, and %s does not: say another one" $full) -}}
 {{- end -}}
-{{- end -}}
+{{- $full -}}
 {{- end -}}
 
 {{/* Of the pods of one component; `component` is merged into the chart's own context. */}}
@@ -52,7 +50,8 @@ what they belong to. */}}
 {{- define "rightsizer.podMetadata" -}}
 {{- $root := index . 0 -}}
 {{- $own := index . 1 -}}
-labels: {{- merge (include "rightsizer.selector" $root | fromYaml) $own.podLabels $root.Values.commonLabels | toYaml | nindent 2 }}
+{{- $labels := merge (include "rightsizer.selector" $root | fromYaml) ($own.podLabels | default dict) -}}
+labels: {{- merge $labels ($root.Values.commonLabels | default dict) | toYaml | nindent 2 }}
 {{- with $own.podAnnotations }}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -90,10 +89,17 @@ metadata:
 {{- .Values.image.pullPolicy | default (empty .Values.image.registry | ternary "Never" "IfNotPresent") -}}
 {{- end -}}
 
+{{/* OpenShift gives each namespace users and groups of its own, and refuses others. */}}
+{{- define "rightsizer.isOpenShift" -}}
+{{- if .Capabilities.APIVersions.Has "security.openshift.io/v1" }}yes{{ end -}}
+{{- end -}}
+
 {{- define "rightsizer.podSecurityContext" -}}
 runAsNonRoot: true
+{{- if not (include "rightsizer.isOpenShift" .) }}
 runAsUser: 65532
 runAsGroup: 65532
+{{- end }}
 seccompProfile:
   type: RuntimeDefault
 {{- end -}}

@@ -51,8 +51,8 @@ def test_the_defaults_are_valid() -> None:
 
 def test_everything_that_may_be_set_has_a_default() -> None:
     """And so stands in values.yaml, with what it means."""
-    # `global` is of a chart above this one.
-    assert list(_lacking(VALID.schema["properties"], VALUES)) == ["global"]
+    # Both are of a chart above this one.
+    assert list(_lacking(VALID.schema["properties"], VALUES)) == ["global", "enabled"]
 
 
 def _lacking(properties: Mapping[str, Any], values: Mapping[str, Any], path: str = "") -> Iterator[str]:
@@ -61,6 +61,37 @@ def _lacking(properties: Mapping[str, Any], values: Mapping[str, Any], path: str
             yield f"{path}{name}"
         elif "properties" in field:
             yield from _lacking(field["properties"], values[name], f"{path}{name}.")
+
+
+def test_null_is_as_empty_or_is_refused() -> None:
+    """Helm takes a value away that is null. Without those that have no empty value nothing could be rendered; policies,
+    resources, constraints and labels may be none."""
+    taken = {".".join(path) for path, value in _fields(VALUES) if VALID.is_valid(_without(path)) and value not in EMPTY}
+    assert taken == {
+        *("policies", "metrics.dashboard.labels"),
+        *(f"{part}.{name}" for part in ("webhook", "recommender") for name in NONE_OF_PODS),
+    }
+    assert [path for path, value in _fields(VALUES) if value in EMPTY and not VALID.is_valid(_without(path))] == []
+
+
+EMPTY: tuple[object, ...] = ("", {}, [])
+NONE_OF_PODS = ("resources", "topologySpreadConstraints")
+
+
+def _fields(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value, and every group of such."""
+    for name, value in values.items():
+        yield (*path, name), value
+        if isinstance(value, dict) and name not in ("policies", "resources", "labels"):
+            yield from _fields(value, (*path, name))
+
+
+def _without(path: tuple[str, ...]) -> dict[str, Any]:
+    changed = at = copy.deepcopy(VALUES)
+    for part in path[:-1]:
+        at = at[part]
+    del at[path[-1]]
+    return changed
 
 
 @pytest.mark.parametrize(
@@ -74,7 +105,11 @@ def _lacking(properties: Mapping[str, Any], values: Mapping[str, Any], path: str
         ("prices", {"date": "2026-11-01", "currency": "EUR", "products": {"NVIDIA-L40S": 0.95}}),
         ("clusterAutomation.vllm.customOwnerGroups", [{"name": "by-model", "byLabels": ["model"]}]),
         ("image.digest", f"sha256:{'0' * 64}"),
+        ("image.registry", "[fd00::5]:5000/mirror/team"),
+        ("recommender.persistence.size", "1Pi"),
+        ("webhook.resources", {"requests": {"memory": "1e9", "cpu": ".5"}, "limits": {"hugepages-2Mi": "128Mi"}}),
         ("global", {"of": "a chart above"}),
+        ("enabled", True),
     ],
 )
 def test_what_may_be_said(path: str, value: object) -> None:
@@ -84,6 +119,8 @@ def test_what_may_be_said(path: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
+        ("enabled", False),
+        ("fullnameOverride", "7b"),
         ("webhook.replica", 3),
         ("webhook.replicas", 0),
         ("webhook.replicas", "2"),
@@ -106,6 +143,8 @@ def test_what_may_be_said(path: str, value: object) -> None:
         ("image.digest", "sha256:0"),
         ("recommender.persistence.accessModes", ["ReadOnlyMany"]),
         ("recommender.resources", {"requests": {"memory": "lots"}}),
+        ("recommender.resources", {"requests": {"memory": "1kb"}}),
+        ("recommender.resources", {"requests": {"memory": "-1"}}),
         ("networkPolicy.apiServerPorts", []),
     ],
 )

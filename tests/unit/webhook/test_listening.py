@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 
 import pytest
@@ -12,6 +14,27 @@ from recommender.api.listening import ListenError, bound_socket
 def test_it_listens() -> None:
     with bound_socket("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
         pass
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_every_address_is_reached_by_both_families(family: socket.AddressFamily) -> None:
+    """So the chart's pods answer whichever of them a cluster has."""
+    with bound_socket("::", 0) as listening, socket.socket(family) as client:
+        client.connect(("::1" if family == socket.AF_INET6 else "127.0.0.1", listening.getsockname()[1]))
+
+
+def test_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(family: int, *rest: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        return made(family, *rest)
+
+    made = socket.socket
+    monkeypatch.setattr(socket, "socket", without)
+    with pytest.raises(ListenError, match=r"cannot listen on ::1, port 0: .*--host"):
+        bound_socket("::1", 0)
+    with bound_socket("::", 0) as listening:
+        assert listening.family == socket.AF_INET
 
 
 def test_a_port_has_one_owner() -> None:
