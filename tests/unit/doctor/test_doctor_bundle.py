@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
 
 import pytest
 from installation import CHAT, POD, Installation
 
-from vllm_plugin.names import ANNOTATION_ORIGINAL_ARGS, ANNOTATION_SKIPPED
-from vllm_rightsizer.doctor.bundle import contents, scrubbed, without_tokens, write
+from recommender.api.apiserver.connection import ApiServer
+from vllm_plugin.names import ANNOTATION_ORIGINAL_ARGS, ANNOTATION_SKIPPED, VERSION
+from vllm_rightsizer.doctor.bundle import contents, logs_and_events, write
 from vllm_rightsizer.doctor.checks import CHECKS
 from vllm_rightsizer.doctor.findings import Finding, Severity, diagnosed
 from vllm_rightsizer.doctor.report import as_text, documents
@@ -64,20 +69,54 @@ def test_nothing_confidential_is_in_it() -> None:
     assert "proxy.example.com" in pod
 
 
-@pytest.mark.parametrize(
-    ("text", "left"),
-    [
-        ("--api-key abc --port 1", "--api-key (left out) --port 1"),
-        ("HF_TOKEN='a b' vllm serve", "HF_TOKEN=(left out) vllm serve"),
-        ("POST https://me:abc@host/x: 403", "POST https://(left out)@host/x: 403"),
-        ("Authorization: Bearer abc", "Authorization: Bearer (left out)"),
-        ("with hf_abcdefghijklmnopqrst", "with (left out)"),
-        ("the Secret webhook-tls is gone: https://host/x", "the Secret webhook-tls is gone: https://host/x"),
-        ("--kv-cache-memory-bytes=1 --tokenizer=x", "--kv-cache-memory-bytes=1 --tokenizer=x"),
-    ],
-)
-def test_texts_lose_what_is_confidential_and_no_more(text: str, left: str) -> None:
-    assert without_tokens(text) == left
+class _Broken(BaseHTTPRequestHandler):
+    """A log that breaks off behind a secret, one that is not JSON and no UTF-8, and events that are refused."""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path.endswith("/events"):
+            self._answer(500, json.dumps({"reason": "InternalError", "message": f"password: {SECRET}"}).encode())
+        elif "recommender" in path:
+            self._answer(200, b"\xff token is " + SECRET.encode() + b"\nmax_tokens: 5\n")
+        else:
+            self._answer(200, f'{{"message": "begun", "api_key": "{SECRET}"}}\n'.encode(), missing=10)
+
+    def _answer(self, status: int, body: bytes, missing: int = 0) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) + missing))
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = True
+
+    def log_message(self, *_arguments: object) -> None:
+        """Nobody reads it."""
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path) -> Iterator[Path]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Broken) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        cluster = {"name": "one", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}
+        context = {"name": "one", "context": {"cluster": "one", "user": "one"}}
+        config = {"clusters": [cluster], "contexts": [context], "users": [{"name": "one", "user": {}}]}
+        file = tmp_path / "kubeconfig"
+        file.write_text(json.dumps({**config, "current-context": "one", "kind": "Config", "apiVersion": "v1"}))
+        yield file
+        server.shutdown()
+
+
+async def test_what_of_a_log_was_read_is_kept_without_secrets(kubeconfig: Path) -> None:
+    server = await ApiServer.connect(kubeconfig)
+    try:
+        files = await logs_and_events(server, Installation().facts())
+    finally:
+        await server.close()
+    assert [path for path, text in files.items() if SECRET in text] == []
+    first, last = files["logs/vllm-rightsizer-webhook-abc.log"].splitlines()
+    assert json.loads(first) == {"message": "begun", "api_key": "(left out)"}
+    assert last.startswith("not read: ")
+    assert files["logs/vllm-rightsizer-recommender-abc.log"] == "\ufffd token is (left out)\nmax_tokens: 5\n"
+    assert "password: (left out)" in json.loads(files["events.json"])["notRead"]
 
 
 def test_it_holds_what_is_ours_and_what_was_found(tmp_path: Path) -> None:
@@ -95,7 +134,7 @@ def test_it_holds_what_is_ours_and_what_was_found(tmp_path: Path) -> None:
     assert [one["name"] for one in json.loads(held["findings.json"])] == ["RecommendationDegraded"]
     [recommended] = json.loads(held["objects/vllmrecommendation.json"])
     assert recommended["metadata"]["namespace"] == CHAT
-    assert json.loads(held["versions.json"])["images"] == ["vllm-rightsizer/vllm-rightsizer:0.1.0"]
+    assert json.loads(held["versions.json"])["images"] == [f"vllm-rightsizer/vllm-rightsizer:{VERSION}"]
     assert {"objects/mutatingwebhookconfiguration.json", "objects/deployment.json"} < held.keys()
 
 
@@ -117,9 +156,24 @@ def test_report_has_each_command_on_a_line_of_its_own() -> None:
     assert as_text([]).startswith("nothing found")
 
 
-def test_a_value_in_json_is_left_out_of_an_argument_and_of_a_text() -> None:
-    said = '{"redis_password": "s3cret", "rank": 3}'
-    left = scrubbed({"args": [f"--kv-transfer-config={said}"], "message": said, "command": ["sh", "--api-key s3"]})
-    assert left["args"] == ['--kv-transfer-config={"redis_password": (left out), "rank": 3}']
-    assert left["message"] == '{"redis_password": (left out), "rank": 3}'
-    assert left["command"][1] == "--api-key (left out)"
+def test_what_cannot_be_read_leaves_a_sentence_and_the_rest_of_the_bundle(tmp_path: Path) -> None:
+    there = Installation()
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
+    there.one("Service")["spec"]["deep"] = deep
+    there.add({"kind": "NetworkPolicy", "spec": SECRET})
+    there.container["env"] = [SECRET, {"name": "KEPT", "value": SECRET}]
+    there.one("Namespace", CHAT)["metadata"]["annotations"] = [SECRET]
+    facts = there.facts(unseen={"Node": f"https://me:{SECRET}@host/api: refused"})
+    broken = Finding("Name", Severity.NOTE, "about", cast(str, {1: {SECRET}}), "why", "fix")
+    files = contents(facts, [broken], {"logs/one.log": "\ud800"})
+    write(tmp_path / "bundle.tar.gz", files)
+    assert [path for path, text in files.items() if SECRET in text] == []
+    services = json.loads(files["objects/service.json"])
+    assert services[0] == {"leftOut": "it cannot be read: RecursionError"}
+    assert services[1:] or len(there.objects["Service"]) == 1
+    assert json.loads(files["objects/networkpolicy.json"]) == {"leftOut": "it cannot be read: KeyError"}
+    assert "KEPT" in files["objects/pod.json"]
+    assert "(left out)@host/api: refused" in files["not-looked-at.json"]
+    assert json.loads(files["objects/deployment.json"])[0]["kind"] == "Deployment"
