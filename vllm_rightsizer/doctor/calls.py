@@ -13,7 +13,6 @@ from vllm_rightsizer.doctor.facts import (
     annotations_of,
     bundle_of,
     option,
-    service_of,
     titled,
     webhooks_of,
 )
@@ -26,6 +25,8 @@ _CERTIFICATE = "cert-manager.io/inject-ca-from"
 _UNMODIFIED = "the API server cannot call the webhook: pods start unmodified, without a word"
 NEAR_EXPIRY = timedelta(days=14)
 """A leaf is renewed when a third of its ninety days is left; cert-manager's often later."""
+_NEAR_SHARE = 5
+"""Of a short life this part: an issuer may give leaves for a day, which are renewed in time."""
 
 
 def configuration_missing(facts: Facts) -> Iterator[Finding]:
@@ -71,17 +72,11 @@ def failure_policy(facts: Facts) -> Iterator[Finding]:
                 )
 
 
-def _own(facts: Facts) -> list[Raw]:
-    """Those that call our servers: one of a former installation calls others."""
-    called = [(raw, service_of(raw)) for raw in facts.configurations]
-    return [raw for raw, service in called if service is None or service[0] == facts.namespace]
-
-
 def authority_missing(facts: Facts) -> Iterator[Finding]:
     # Who does not run has not published anything yet.
     if not runs(facts, WEBHOOK):
         return
-    for raw in _own(facts):
+    for raw in facts.own_configurations:
         for webhook in webhooks_of(raw):
             if not bundle_of(webhook):
                 said = (webhook.get("clientConfig") or {}).get("caBundle")
@@ -95,10 +90,10 @@ def authority_wrong(facts: Facts) -> Iterator[Finding]:
     leaf = facts.leaf
     if leaf is None or not valid(leaf, facts.now):
         return
-    for raw in _own(facts):
+    for raw in facts.own_configurations:
         for webhook in webhooks_of(raw):
             bundle = bundle_of(webhook)
-            if bundle and not verifies(leaf, bundle, facts.now):
+            if bundle and not verifies(leaf, bundle, facts.now, facts.between):
                 issuer = leaf.issuer.rfc4514_string()
                 seen = f"caBundle does not verify the webhook's certificate, which {issuer} has issued"
                 fix = _published_anew(facts, raw)
@@ -115,7 +110,7 @@ def certificate_ends(facts: Facts) -> Iterator[Finding]:
         seen = f"it ended at {end:%Y-%m-%d %H:%M}" if end <= facts.now else f"it begins at {begins:%Y-%m-%d %H:%M}"
         fix = _renewed(facts) or restarted(facts, WEBHOOK)
         yield Finding("CertificateExpired", Severity.CRITICAL, about, seen, _UNMODIFIED, fix)
-    elif end - facts.now < NEAR_EXPIRY:
+    elif end - facts.now < min(NEAR_EXPIRY, (end - facts.leaf.not_valid_before_utc) / _NEAR_SHARE):
         seen = f"it ends at {end:%Y-%m-%d %H:%M}, and was not renewed"
         why = "when it has ended, pods start unmodified"
         fix = _renewed(facts) or logs(facts, WEBHOOK)
@@ -147,17 +142,28 @@ def _described(configuration: Raw) -> str | None:
 
 
 def webhook_unreachable(facts: Facts) -> Iterator[Finding]:
-    probe = facts.probe
-    if probe is None or probe.marked or probe.refused is not None or not facts.configurations or not facts.injects:
+    if facts.probe is None or not facts.probe_came_back_bare:
         return
-    yield Finding(
-        "WebhookUnreachable",
-        Severity.CRITICAL,
-        f"Namespace {probe.namespace}",
-        "a vLLM pod that was tried there (--dry-run=server) came back without the plugin",
-        "the API server does not reach the webhook within its two seconds, or the webhook does not know enough yet",
-        logs(facts, WEBHOOK),
-    )
+    if facts.configurations or CONFIGURATION in facts.unseen:
+        yield Finding(
+            "WebhookUnreachable",
+            Severity.CRITICAL,
+            f"Namespace {facts.probe.namespace}",
+            "a vLLM pod that was tried there (--dry-run=server) came back without the plugin",
+            "the API server does not reach the webhook within its two seconds (a firewall between control plane and "
+            "pods?), or the webhook does not know enough yet",
+            logs(facts, WEBHOOK),
+        )
+
+
+def probe_left_out(facts: Facts) -> Iterator[Finding]:
+    """The webhook was called, and has answered."""
+    probe = facts.probe
+    if probe is not None and not probe.marked and probe.left_out is not None:
+        seen = f"of a vLLM pod that was tried there (--dry-run=server) the webhook says: {probe.left_out}"
+        why = "something there changes pods before the webhook sees them, so that it leaves the plugin out"
+        fix = "kubectl get mutatingwebhookconfigurations"
+        yield Finding("ProbeLeftOut", Severity.WARNING, f"Namespace {probe.namespace}", seen, why, fix)
 
 
 def probe_refused(facts: Facts) -> Iterator[Finding]:

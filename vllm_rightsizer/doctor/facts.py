@@ -11,9 +11,13 @@ from typing import Any
 
 from cryptography import x509
 
+from recommender.api.automation import Automation, resolve_automation
+from recommender.api.objects import InvalidObjectError
+from recommender.api.owner_groups import CustomOwnerGroup
 from recommender.api.owners import WORKLOAD_KINDS
+from recommender.api.policies import CLUSTER_AUTOMATION_NAME, ClusterAutomation
 from recommender.api.scopes import DISABLED, Scope
-from recommender.discovery import Census, Discovery, census_of, discover
+from recommender.discovery import Census, Discovery, Pod, census_of, discover
 from recommender.listed_objects import ListedObjects
 from vllm_plugin.names import GROUP, LABEL_INJECT
 
@@ -28,11 +32,16 @@ WEBHOOK, RECOMMENDER = "webhook", "recommender"
 
 @dataclass(frozen=True)
 class Probe:
-    """What became of a vLLM pod that was only tried: `marked` by the webhook, or `refused`, with a sentence."""
+    """What became of a vLLM pod that was only tried: `marked` by the webhook, or `refused`, with a sentence.
+
+    `left_out`: the webhook's own words where it has left the plugin out. `at`: by the clock of the API server.
+    """
 
     namespace: str
     marked: bool = False
     refused: str | None = None
+    left_out: str | None = None
+    at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,10 @@ class Right:
 @dataclass(frozen=True)
 class Facts:
     """`namespace`: that of our servers. `objects` by kind; `unseen`: what could not be looked at, and why; `absent`:
-    kinds that the API server does not serve. `pages` by namespace, pod and container. `leaf`: the served certificate.
-    `lease_moves`: whether somebody renews the Lease; None where there is none to be looked at. `unready`: what servers
-    of ours that are not ready say of themselves, by pod. `environments`: ConfigMaps that silent pods take variables
-    from, as far as these variables are known here.
+    kinds that the API server does not serve. `pages` by namespace, pod and container. `leaf`: the served certificate,
+    `between` those served with it. `lease_moves`: whether somebody renews the Lease; None where there is none to be
+    looked at. `unready`: what servers of ours that are not ready say of themselves, by pod. `environments`: ConfigMaps
+    that silent pods take variables from, as far as these variables are known here.
     """
 
     now: datetime
@@ -77,6 +86,7 @@ class Facts:
     lacking: tuple[Right, ...] = ()
     pages: Mapping[tuple[str, str, str], Page] = field(default_factory=dict)
     leaf: x509.Certificate | None = None
+    between: tuple[x509.Certificate, ...] = ()
     lease_moves: bool | None = None
     unready: Mapping[str, str] = field(default_factory=dict)
     environments: Mapping[Name, Mapping[str, str]] = field(default_factory=dict)
@@ -104,9 +114,19 @@ class Facts:
         return [raw for raw in self.of(CONFIGURATION) if webhooks_of(raw)]
 
     @cached_property
+    def own_configurations(self) -> list[Raw]:
+        """Those of them that call our servers: one of a former installation calls others."""
+        called = [(raw, service_of(raw)) for raw in self.configurations]
+        return [raw for raw, service in called if service is None or service[0] == self.namespace]
+
+    @cached_property
     def scope(self) -> Scope:
-        """Which namespaces the webhook is called for, by its own selector."""
-        for raw in self.configurations:
+        """Which namespaces the webhook is called for, by its own selector; the recommender is told the same, for whom
+        may not see that, or where it is not there."""
+        recommender = self.deployment(RECOMMENDER)
+        if recommender is not None and option(recommender, "scope", Scope.OPT_IN) == Scope.OPT_OUT:
+            return Scope.OPT_OUT
+        for raw in self.own_configurations:
             for webhook in webhooks_of(raw):
                 for term in (webhook.get("namespaceSelector") or {}).get("matchExpressions") or ():
                     if (term.get("key"), term.get("operator")) == (LABEL_INJECT, "NotIn") and DISABLED in term[
@@ -125,7 +145,23 @@ class Facts:
     @cached_property
     def pods(self) -> Discovery:
         """vLLM pods of opted-in namespaces, with the plugin and without."""
-        return discover(self.census)
+        return discover(self.census, self._owner_groups)
+
+    def automation_of(self, pod: Pod) -> Automation:
+        """What a pod and its owners say by annotations, in any spelling; what they leave open is not filled in."""
+        above = self.pods.ownership.annotations(pod.key.namespace, pod.owner or pod.key.workload)
+        return resolve_automation(pod.annotations, above, None, None)
+
+    @property
+    def _owner_groups(self) -> Sequence[CustomOwnerGroup]:
+        """Recommendations are named by the workloads that these make."""
+        automation = self.one(ClusterAutomation.KIND, CLUSTER_AUTOMATION_NAME)
+        try:
+            spec = ClusterAutomation.from_json(automation).spec if automation is not None else None
+        except InvalidObjectError:
+            # The recommender says so, by the condition `Valid`.
+            return ()
+        return (spec.custom_owner_groups or ()) if spec is not None else ()
 
     @cached_property
     def opted_in(self) -> list[str]:
@@ -141,6 +177,16 @@ class Facts:
         """Whether the webhook is to bring the plugin into pods at all."""
         deployment = self.deployment(WEBHOOK)
         return deployment is None or option(deployment, "injection", "config-map") != "none"
+
+    @property
+    def probe_came_back_bare(self) -> bool:
+        """The vLLM pod that was tried is as if nobody had asked the webhook, which was to bring the plugin."""
+        probe = self.probe
+        return (
+            self.injects
+            and probe is not None
+            and not (probe.marked or probe.refused is not None or probe.left_out is not None)
+        )
 
     def pods_of(self, deployment: Raw) -> list[Raw]:
         wanted = deployment["spec"]["selector"].get("matchLabels") or {}

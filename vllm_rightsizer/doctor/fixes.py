@@ -10,6 +10,7 @@ from vllm_plugin.names import ANNOTATION_EXCLUDE
 from vllm_rightsizer.doctor.facts import RECOMMENDER, WEBHOOK, Facts, Raw, annotations_of, labels
 
 _RESTARTED = ("Deployment", "StatefulSet", "DaemonSet")
+_COMPONENT = "app.kubernetes.io/component"
 _HELM = "helm"
 """Helm's own name as the manager of fields: what is written back in it stays Helm's, so that its next upgrade meets no
 conflict."""
@@ -22,7 +23,7 @@ def restored(facts: Facts, component: str, part: str) -> str:
         return f"kubectl apply --server-side --force-conflicts -f deploy/kubernetes/{component}-{part}.yaml"
     return (
         f"helm get manifest {release} --namespace={facts.namespace} | kubectl apply --server-side --force-conflicts "
-        f"--field-manager={_HELM} --selector=app.kubernetes.io/component={component} -f -"
+        f"--field-manager={_HELM} --selector={_COMPONENT}={component} -f -"
     )
 
 
@@ -62,7 +63,11 @@ def restarted(facts: Facts, component: str) -> str:
 
 
 def logs(facts: Facts, component: str) -> str:
-    return f"kubectl -n {facts.namespace} logs deployment/{_name(facts, component)} --all-pods --tail=50"
+    """Of all its pods, by their labels: older releases of kubectl do not know `--all-pods`."""
+    deployment = facts.deployment(component)
+    wanted = {} if deployment is None else deployment["spec"]["selector"].get("matchLabels")
+    selector = ",".join(f"{name}={value}" for name, value in sorted((wanted or {_COMPONENT: component}).items()))
+    return f"kubectl -n {facts.namespace} logs --selector={selector} --prefix --tail=50"
 
 
 def _name(facts: Facts, component: str) -> str:

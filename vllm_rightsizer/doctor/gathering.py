@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 import base64
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 from cryptography import x509
 
@@ -16,13 +17,26 @@ from recommender.api.apiserver.resources import Resource
 from recommender.api.owners import BUILT_IN_OWNERS, CUSTOM_OWNERS
 from recommender.cluster_objects import AUTOMATION, CONFIG_MAPS, NAMESPACES, NODES, PODS, POLICIES, RECOMMENDATIONS
 from recommender.leading import LEASE, LEASES
-from vllm_plugin.names import LABEL_INJECTED
-from vllm_rightsizer.doctor.facts import WEBHOOK, Facts, Name, Probe, Raw, Right, moment, option, service_of
+from vllm_plugin.names import ANNOTATION_SKIPPED, LABEL_INJECTED
+from vllm_rightsizer.doctor.facts import (
+    WEBHOOK,
+    Facts,
+    Name,
+    Probe,
+    Raw,
+    Right,
+    annotations_of,
+    labels,
+    moment,
+    option,
+    service_of,
+)
 from vllm_rightsizer.doctor.gitops import APPLICATIONS
-from vllm_rightsizer.doctor.looking import Seen, looked, unreachable
+from vllm_rightsizer.doctor.looking import Seen, looked, said_by
 from vllm_rightsizer.doctor.monitoring import MONITORING
 from vllm_rightsizer.doctor.proxied import pages_of, unready
 from vllm_rightsizer.doctor.rights import account_of, needed
+from vllm_rightsizer.doctor.selection import is_called_for
 from vllm_rightsizer.doctor.silence import PLUGINS
 from webhook.publishing import CONFIGURATIONS
 from webhook.secret_certificates import SECRETS
@@ -50,6 +64,7 @@ _PROBED_NAMESPACES = 3
 _HOME = "vllm-rightsizer"
 """Where we are installed by default."""
 _FRESH_SECONDS = 30.0
+_CLOCKS_DIFFER = timedelta(minutes=2)
 _RENEWAL_SECONDS = 4.0
 """A leader renews every 1.5 s."""
 
@@ -66,15 +81,28 @@ async def gather(server: ApiServer, namespace: str | None = None) -> Facts:
     await asyncio.gather(*owners, plugin_maps, *others)
     where = await _home(server, seen, known, namespace)
     facts = Facts(datetime.now(UTC), where, seen.objects, seen.unseen, frozenset(seen.absent))
-    leaf, moves, probe, lacking, answers, troubles = await asyncio.gather(
-        _leaf(server, facts, seen),
+    chain, moves, probe, lacking, answers, troubles = await asyncio.gather(
+        _chain(server, facts, seen),
         _lease_moves(server, where, seen),
         _probed(server, facts),
         _lacking(server, facts, seen),
         pages_of(server, facts, seen),
         unready(server, facts),
     )
-    facts = replace(facts, leaf=leaf, lease_moves=moves, probe=probe, lacking=lacking, pages=answers, unready=troubles)
+    leaf, between = (chain[0], tuple(chain[1:])) if chain else (None, ())
+    facts = replace(
+        facts,
+        leaf=leaf,
+        between=between,
+        lease_moves=moves,
+        probe=probe,
+        lacking=lacking,
+        pages=answers,
+        unready=troubles,
+    )
+    if probe is not None and probe.at is not None and abs(probe.at - facts.now) > _CLOCKS_DIFFER:
+        # Certificates are judged by the clock of who calls, which need not be this machine's.
+        facts = replace(facts, now=probe.at)
     return replace(facts, environments=await _environments(server, facts, seen), unseen=dict(seen.unseen))
 
 
@@ -113,8 +141,8 @@ async def _listed(
     await looked(server, seen, resource.kind, f"list {resource}", read)
 
 
-async def _leaf(server: ApiServer, facts: Facts, seen: Seen) -> x509.Certificate | None:
-    """The certificate that is served; of the Secret nothing else is kept."""
+async def _chain(server: ApiServer, facts: Facts, seen: Seen) -> list[x509.Certificate]:
+    """What is served, the leaf first; of the Secret nothing else is kept."""
     deployment = facts.deployment(WEBHOOK)
     name = (
         option(deployment, "tls-secret", "vllm-rightsizer-webhook-tls") if deployment else "vllm-rightsizer-webhook-tls"
@@ -127,12 +155,12 @@ async def _leaf(server: ApiServer, facts: Facts, seen: Seen) -> x509.Certificate
     async def read() -> None:
         secret = await server.request("GET", SECRETS.path(facts.namespace, name))
         try:
-            found.append(x509.load_pem_x509_certificate(base64.b64decode(secret["data"]["tls.crt"])))
+            found.extend(x509.load_pem_x509_certificates(base64.b64decode(secret["data"]["tls.crt"])))
         except (KeyError, TypeError, ValueError):
             seen.unseen[f"Secret {name}"] = "there is no certificate in it that can be read"
 
     await looked(server, seen, f"Secret {name}", f"get the secret {name}, whose certificate is served", read)
-    return found[0] if found else None
+    return found
 
 
 async def _lease_moves(server: ApiServer, namespace: str, seen: Seen) -> bool | None:
@@ -158,16 +186,30 @@ async def _lease_moves(server: ApiServer, namespace: str, seen: Seen) -> bool | 
 async def _probed(server: ApiServer, facts: Facts) -> Probe | None:
     """The first opted-in namespace that takes the probe decides; None where nobody has opted in."""
     found: Probe | None = None
-    for namespace in facts.opted_in[:_PROBED_NAMESPACES]:
+    in_reach = (namespace for namespace in facts.opted_in if is_called_for(facts, namespace))
+    for namespace in islice(in_reach, _PROBED_NAMESPACES):
         try:
             pod = await server.request("POST", PODS.path(namespace), query={"dryRun": "All"}, body=probe_pod())
         except ApiError as error:
             found = found or Probe(namespace, refused=f"a vLLM pod could not be tried there: {error.message}")
         except CONNECTION_ERRORS as error:
-            raise unreachable(server, error) from error
+            # All webhooks of the cluster are asked: each may take its time.
+            said = f"a vLLM pod that was tried there had no answer: {said_by(error)}"
+            found = found or Probe(namespace, refused=said)
         else:
-            return Probe(namespace, marked=(pod["metadata"].get("labels") or {}).get(LABEL_INJECTED) == "true")
+            return probe_of(namespace, pod)
     return found
+
+
+def probe_of(namespace: str, pod: Raw) -> Probe:
+    """What the API server has made of the pod."""
+    made = pod["metadata"].get("creationTimestamp")
+    return Probe(
+        namespace,
+        marked=labels(pod).get(LABEL_INJECTED) == "true",
+        left_out=annotations_of(pod).get(ANNOTATION_SKIPPED),
+        at=moment(made) if made else None,
+    )
 
 
 def probe_pod() -> Raw:

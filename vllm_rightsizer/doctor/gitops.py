@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
 from recommender.api.apiserver.resources import Resource
 from recommender.api.policies import ClusterAutomation
@@ -44,7 +45,7 @@ def gitops_fights(facts: Facts) -> Iterator[Finding]:
         yield from _out_of_sync(facts, raw)
         yield from _often_changed(facts, raw)
     for raw in facts.of(ClusterAutomation.KIND):
-        others = [one for one in _managers(raw, "f:spec") if not one.startswith((*_MANAGERS, _OWN_MANAGER))]
+        others = _changed_since(raw)
         tool = _tool(raw)
         if tool is not None and others:
             yield Finding(
@@ -85,7 +86,10 @@ def _out_of_sync(facts: Facts, configuration: Raw) -> Iterator[Finding]:
 
 
 def _leaves_out(rule: Raw, name: str) -> bool:
-    if (rule.get("group"), rule.get("kind")) != (_GROUP, CONFIGURATION) or rule.get("name") not in (None, "", name):
+    wanted = {"group": _GROUP, "kind": CONFIGURATION}
+    if not all(fnmatchcase(value, str(rule.get(key, ""))) for key, value in wanted.items()):
+        return False
+    if rule.get("name") not in (None, "", name):
         return False
     paths = (*(rule.get("jqPathExpressions") or ()), *(rule.get("jsonPointers") or ()))
     ours = any(str(one).startswith(_OWN_MANAGER) for one in rule.get("managedFieldsManagers") or ())
@@ -120,6 +124,15 @@ def _managers(raw: Raw, field: str) -> list[str]:
     """Who has written `field`, wherever it stands."""
     found = raw["metadata"].get("managedFields") or ()
     return [str(one["manager"]) for one in found if _holds(one.get("fieldsV1") or {}, field)]
+
+
+def _changed_since(raw: Raw) -> list[str]:
+    """Who has written what a GitOps tool keeps, after its last change: who was there before has handed over."""
+    found = [one for one in raw["metadata"].get("managedFields") or () if _holds(one.get("fieldsV1") or {}, "f:spec")]
+    of_tools = (str(one.get("time", "")) for one in found if str(one["manager"]).startswith(_MANAGERS))
+    last = max(of_tools, default="")
+    others = (one for one in found if not str(one["manager"]).startswith((*_MANAGERS, _OWN_MANAGER)))
+    return [str(one["manager"]) for one in others if str(one.get("time", "")) >= last]
 
 
 def _holds(fields: Raw, field: str) -> bool:

@@ -33,16 +33,25 @@ async def looked(server: ApiServer, seen: Seen, what: str, verb: str, look: Call
         else:
             seen.unseen[what] = f"the API server refuses to {verb}: {error}"
     except CONNECTION_ERRORS as error:
-        raise unreachable(server, error) from error
+        if not seen.objects:
+            raise unreachable(server, error) from error
+        # It has answered before: one slow list says nothing of the others.
+        seen.unseen[what] = f"the API server did not answer when asked to {verb}: {said_by(error)}"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"what answers at {server.url} is no API server: name one with --kubeconfig and --context"
-        ) from error
+        if not seen.objects:
+            raise UserError(
+                f"what answers at {server.url} is no API server: name one with --kubeconfig and --context"
+            ) from error
+        seen.unseen[what] = f"the answer when asked to {verb} is not understood: {type(error).__name__}: {error}"
 
 
 def unreachable(server: ApiServer, error: Exception) -> UserError:
-    said = str(error) or type(error).__name__
     return UserError(
-        f"the API server {server.url} cannot be reached ({said}): see whether it runs, or name another one with "
-        "--kubeconfig and --context"
+        f"the API server {server.url} cannot be reached ({said_by(error)}): see whether it runs, or name another one "
+        "with --kubeconfig and --context"
     )
+
+
+def said_by(error: Exception) -> str:
+    """Of a request that ran out of time the type alone says something."""
+    return str(error) or type(error).__name__

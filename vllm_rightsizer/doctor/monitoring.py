@@ -21,6 +21,8 @@ PROMETHEUSES = Resource(_GROUP, "v1", "prometheuses", "Prometheus")
 AGENTS = Resource(_GROUP, "v1alpha1", "prometheusagents", "PrometheusAgent")
 MONITORING = (POD_MONITORS, SERVICE_MONITORS, PROMETHEUSES, AGENTS)
 
+_SELECTORS = ("podMonitorSelector", "serviceMonitorSelector", "probeSelector", "scrapeConfigSelector")
+
 _WHY = {
     POD_MONITORS.kind: "no Prometheus has the plugins' series: dashboards, rules, and a recommender that reads from "
     "it miss all pods",
@@ -29,7 +31,7 @@ _WHY = {
 
 
 def monitors_not_selected(facts: Facts) -> Iterator[Finding]:
-    readers = [(resource, raw) for resource in (PROMETHEUSES, AGENTS) for raw in facts.of(resource.kind)]
+    readers = [(kind, raw) for kind in (PROMETHEUSES, AGENTS) for raw in facts.of(kind.kind) if _is_managed(raw)]
     if {PROMETHEUSES.kind, AGENTS.kind, "Namespace"} & facts.unseen.keys():
         return
     for resource, monitor in _ours(facts):
@@ -39,6 +41,12 @@ def monitors_not_selected(facts: Facts) -> Iterator[Finding]:
         others = f", nor is it by {len(readers) - 1} more" if readers[1:] else ""
         about, why = titled(monitor, resource.kind), _WHY[resource.kind]
         yield Finding("MonitorNotSelected", Severity.WARNING, about, f"{seen}{others}", why, fix)
+
+
+def _is_managed(reader: Raw) -> bool:
+    """Of one without any selector the operator leaves the configuration to whoever has written it: nobody knows what it
+    scrapes, and a selector would overwrite that."""
+    return any(_spec(reader).get(name) is not None for name in _SELECTORS)
 
 
 def _ours(facts: Facts) -> Iterator[tuple[Resource, Raw]]:
@@ -70,6 +78,10 @@ def _refusal(facts: Facts, resource: Resource, monitor: Raw, kind: Resource, rea
     if by_namespace is not None and not selects(by_namespace, labels(there) if there is not None else {}):
         seen = f"{titled(reader, kind.kind)} does not select its namespace"
         return seen, _labelled(f"label namespace {namespace}", by_namespace, kind, reader)
+    if resource is POD_MONITORS and _spec(reader).get("ignoreNamespaceSelectors"):
+        seen = f"{titled(reader, kind.kind)} has ignoreNamespaceSelectors, and looks for pods in {namespace} alone"
+        patch = '{"spec":{"ignoreNamespaceSelectors":false}}'
+        return seen, f"{_kubectl(reader)} patch {kind} {reader['metadata']['name']} --type=merge -p '{patch}'"
     return None
 
 

@@ -1,57 +1,117 @@
-"""Would a NetworkPolicy keep the recommender from a port of a pod? Pure.
+"""Would a NetworkPolicy keep the recommender from a port of a pod, where it goes out or where it comes in; or the API
+server from the webhook? Pure.
 
-What says nothing of pods (addresses) counts as letting through: by where it comes from the recommender cannot be told.
+Addresses are held against those of the pods: a network that hides them does so from pods elsewhere.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from vllm_plugin.names import LABEL_INJECTED
 from vllm_rightsizer.doctor.facts import RECOMMENDER, Facts, Raw, labels
-from vllm_rightsizer.doctor.selectors import selects
+from vllm_rightsizer.doctor.selectors import Labels, selects
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One end of a connection: what policies know of a pod. Without `addresses` nobody knows them."""
+
+    namespace: str
+    labels: Labels
+    addresses: tuple[str, ...]
 
 
 def blocking_policy(facts: Facts, pod: Raw, port: int) -> Raw | None:
-    """One of the policies around `pod` where none of them lets the recommender through; None where one does, or where
-    there are none."""
-    around = [
-        policy
-        for policy in facts.of("NetworkPolicy", pod["metadata"]["namespace"])
-        if "Ingress" in (policy["spec"].get("policyTypes") or ("Ingress",))
-        and selects(policy["spec"].get("podSelector") or {}, labels(pod))
-    ]
-    if not around or any(_admits(facts, policy, pod, port) for policy in around):
+    """One of the policies around `pod` where none of them lets the recommender in; else one around the recommender
+    where none lets it out to `pod`; None where it gets through."""
+    recommender, vllm = _recommender(facts), _Side(pod["metadata"]["namespace"], labels(pod), _addresses((pod,)))
+    into = _refusing(facts, pod, port, vllm, recommender)
+    return into or _refusing(facts, pod, port, recommender, vllm, outwards=True)
+
+
+def keeping_callers_out(facts: Facts, webhook: Raw, port: int) -> Raw | None:
+    """A policy around a pod of the webhook, where none lets in who is no pod: the API server."""
+    own = _Side(facts.namespace, labels(webhook), ())
+    return _refusing(facts, webhook, port, own, _Side("", {}, ()))
+
+
+def _refusing(facts: Facts, pod: Raw, port: int, own: _Side, other: _Side, *, outwards: bool = False) -> Raw | None:
+    """One of the policies around `own`, where none of them lets through what goes between it and `other` to `port` of
+    `pod`."""
+    type_, rules, peers = ("Egress", "egress", "to") if outwards else ("Ingress", "ingress", "from")
+    if pod["spec"].get("hostNetwork") and not outwards:
+        # Of pods on their node's network a policy around them says nothing.
         return None
-    return around[0]
+    around = [policy for policy in facts.of("NetworkPolicy", own.namespace) if _is_around(policy, type_, own)]
+    admitted = (
+        _opens(rule.get("ports"), pod, port) and _meets(facts, rule.get(peers), own, other)
+        for policy in around
+        for rule in policy["spec"].get(rules) or ()
+    )
+    return around[0] if around and not any(admitted) else None
 
 
-def letting_through(facts: Facts, pod: Raw, port: int) -> str:
-    """The command that lets the recommender reach plugins in the pod's namespace, whatever else stands there: what one
-    NetworkPolicy allows, another does not take away."""
-    recommender = facts.deployment(RECOMMENDER)
-    wanted = {} if recommender is None else recommender["spec"]["selector"].get("matchLabels") or {}
-    there = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": facts.namespace}}}
-    rule = {"from": [{**there, "podSelector": {"matchLabels": wanted}}], "ports": [{"port": port}]}
-    policy = {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": f"vllm-rightsizer-plugin-{port}", "namespace": pod["metadata"]["namespace"]},
-        "spec": {
-            "podSelector": {"matchLabels": {LABEL_INJECTED: "true"}},
-            "policyTypes": ["Ingress"],
-            "ingress": [rule],
-        },
+def _recommender(facts: Facts) -> _Side:
+    deployment = facts.deployment(RECOMMENDER)
+    if deployment is None:
+        return _Side(facts.namespace, {}, ())
+    said = deployment["spec"]["template"]["metadata"].get("labels") or {}
+    return _Side(facts.namespace, said, _addresses(facts.pods_of(deployment)))
+
+
+def _addresses(pods: Iterable[Raw]) -> tuple[str, ...]:
+    found = ((pod.get("status") or {}).get("podIP") for pod in pods)
+    return tuple(str(one) for one in found if one)
+
+
+def _is_around(policy: Raw, type_: str, own: _Side) -> bool:
+    spec = policy["spec"]
+    # As the API server fills it in.
+    types = spec.get("policyTypes") or (("Ingress", "Egress") if spec.get("egress") else ("Ingress",))
+    return type_ in types and selects(spec.get("podSelector") or {}, own.labels)
+
+
+def letting_through(facts: Facts, pod: Raw, port: int, blocking: Raw) -> str:
+    """The command that lets the recommender reach plugins in the pod's namespace, at that end where `blocking` stands:
+    what one NetworkPolicy allows, another does not take away."""
+    deployment, namespace = facts.deployment(RECOMMENDER), pod["metadata"]["namespace"]
+    wanted = {} if deployment is None else deployment["spec"]["selector"].get("matchLabels") or {}
+    recommender = {"podSelector": {"matchLabels": wanted}}
+    plugins = {"podSelector": {"matchLabels": {LABEL_INJECTED: "true"}}}
+    if blocking["metadata"]["namespace"] == facts.namespace:
+        name, where, type_ = f"vllm-rightsizer-to-{namespace}-{port}", facts.namespace, "Egress"
+        rule = {"to": [{**_in_namespace(namespace), **plugins}], "ports": [{"port": port}]}
+        spec = {**recommender, "policyTypes": [type_], "egress": [rule]}
+    else:
+        name, where, type_ = f"vllm-rightsizer-plugin-{port}", namespace, "Ingress"
+        rule = {"from": [{**_in_namespace(facts.namespace), **recommender}], "ports": [{"port": port}]}
+        spec = {**plugins, "policyTypes": [type_], "ingress": [rule]}
+    return _applied(name, where, spec)
+
+
+def letting_callers_in(facts: Facts, deployment: Raw, port: int) -> str:
+    """The same for the API server and the webhook."""
+    wanted = deployment["spec"]["selector"].get("matchLabels") or {}
+    spec = {
+        "podSelector": {"matchLabels": wanted},
+        "policyTypes": ["Ingress"],
+        "ingress": [{"ports": [{"port": port}]}],
     }
+    return _applied(f"vllm-rightsizer-webhook-{port}", facts.namespace, spec)
+
+
+def _applied(name: str, namespace: str, spec: Raw) -> str:
+    head = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
+    policy = {**head, "metadata": {"name": name, "namespace": namespace}, "spec": spec}
     return f"kubectl apply -f - <<'EOF'\n{json.dumps(policy)}\nEOF"
 
 
-def _admits(facts: Facts, policy: Raw, pod: Raw, port: int) -> bool:
-    return any(
-        _opens(rule.get("ports"), pod, port) and _comes_from(facts, rule.get("from"), policy["metadata"]["namespace"])
-        for rule in policy["spec"].get("ingress") or ()
-    )
+def _in_namespace(name: str) -> Raw:
+    return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
 
 
 def _opens(ports: Sequence[Raw] | None, pod: Raw, port: int) -> bool:
@@ -70,22 +130,27 @@ def _means(one: Raw, pod: Raw, port: int) -> bool:
     return int(said) <= port <= int(one.get("endPort") or said)
 
 
-def _comes_from(facts: Facts, peers: Sequence[Raw] | None, own: str) -> bool:
-    if not peers:
-        return True
-    return any(_is_recommender(facts, peer, own) for peer in peers)
+def _meets(facts: Facts, peers: Sequence[Raw] | None, own: _Side, other: _Side) -> bool:
+    return not peers or any(_is_one(facts, peer, own, other) for peer in peers)
 
 
-def _is_recommender(facts: Facts, peer: Raw, own: str) -> bool:
+def _is_one(facts: Facts, peer: Raw, own: _Side, other: _Side) -> bool:
     if "ipBlock" in peer:
-        return True
-    namespace = facts.one("Namespace", facts.namespace)
-    there = {"kubernetes.io/metadata.name": facts.namespace, **(labels(namespace) if namespace is not None else {})}
+        return not other.addresses or any(_lies_in(peer["ipBlock"], address) for address in other.addresses)
+    namespace = facts.one("Namespace", other.namespace)
+    there = {"kubernetes.io/metadata.name": other.namespace, **(labels(namespace) if namespace is not None else {})}
     in_namespace = (
-        selects(peer["namespaceSelector"] or {}, there) if "namespaceSelector" in peer else own == facts.namespace
+        selects(peer["namespaceSelector"] or {}, there)
+        if "namespaceSelector" in peer
+        else own.namespace == other.namespace
     )
-    if "podSelector" not in peer:
-        return in_namespace
-    deployment = facts.deployment(RECOMMENDER)
-    of_pods = {} if deployment is None else deployment["spec"]["template"]["metadata"].get("labels") or {}
-    return in_namespace and selects(peer["podSelector"] or {}, of_pods)
+    return in_namespace and ("podSelector" not in peer or selects(peer["podSelector"] or {}, other.labels))
+
+
+def _lies_in(block: Raw, address: str) -> bool:
+    """Of one family: others never lie in each other."""
+    found = ipaddress.ip_address(address)
+    excepted = block.get("except") or ()
+    return found in ipaddress.ip_network(block["cidr"], strict=False) and not any(
+        found in ipaddress.ip_network(one, strict=False) for one in excepted
+    )

@@ -25,19 +25,19 @@ def plugin_map_missing(facts: Facts) -> Iterator[Finding]:
     """The ConfigMap that carries the plugin, in each opted-in namespace."""
     webhook = facts.deployment(WEBHOOK)
     way = option(webhook, "injection", "config-map") if webhook is not None else "config-map"
-    if way != "config-map" or "ConfigMap" in facts.unseen:
+    if way != "config-map" or {"ConfigMap", "Deployment"} & facts.unseen.keys():
         return
     there = {raw["metadata"]["namespace"] for raw in facts.of("ConfigMap")}
-    for namespace in facts.opted_in:
-        if namespace not in there:
-            yield Finding(
-                "PluginMapMissing",
-                Severity.WARNING,
-                f"Namespace {namespace}",
-                "the ConfigMap with the plugin is not there",
-                "pods that start there start without the plugin; the recommender makes it within seconds",
-                logs(facts, RECOMMENDER),
-            )
+    lacking = [namespace for namespace in facts.opted_in if namespace not in there]
+    if lacking:
+        yield Finding(
+            "PluginMapMissing",
+            Severity.WARNING,
+            f"Namespace {lacking[0]}" + (f" and {len(lacking) - 1} more" if lacking[1:] else ""),
+            "the ConfigMap with the plugin is not there",
+            "pods that start there start without the plugin; the recommender makes it within seconds",
+            logs(facts, RECOMMENDER),
+        )
 
 
 def pods_without_plugin(facts: Facts) -> Iterator[Finding]:
@@ -92,7 +92,9 @@ def _silent(facts: Facts) -> Iterator[tuple[Pod, Finding]]:
     for pod in facts.pods.injected:
         page, said = facts.pages.get((pod.key.namespace, pod.name, pod.key.container)), _said(facts, pod)
         heard = None if _is_of_former_pods(there, said) else _reported(said)
-        speaks = page is None or (page.trouble is None and not page.hooks_off)
+        # Who may not see what the recommender hears cannot tell a network that keeps the API server from pods.
+        unknown = page is None or (not page.answered and VLLMRecommendation.KIND in facts.unseen)
+        speaks = unknown or (page is not None and page.trouble is None and not page.hooks_off)
         if not pod.ready or pod.address is None or pod.excluded or heard or (speaks and heard is None):
             continue
         name, seen, fix = silence(facts, pod, page, str((said or {}).get("message")))

@@ -10,17 +10,19 @@ from recommender.cluster_objects import PODS
 from recommender.discovery import Pod
 from recommender.exposition import INDISPENSABLE_HOOKS
 from vllm_plugin.names import COMPACT_TYPE, ENGINE_INFO, HOOK_ERRORS, HOOKS_ACTIVE, LABEL_HOOK
-from vllm_rightsizer.doctor.facts import RECOMMENDER, WEBHOOK, Facts, Page, Raw, condition
+from vllm_rightsizer.doctor.facts import RECOMMENDER, WEBHOOK, Facts, Page, condition, option
 from vllm_rightsizer.doctor.looking import Seen
 
 _AT_ONCE = 8
 _MOST_PAGES = 200
 _NOBODY = (502, 503, 504)
 """What the API server itself answers where it reaches nobody."""
+_NO_HTTP = "malformed HTTP"
+"""What it says of somebody who speaks, and in another protocol."""
 _SECONDS = 10.0
 _READY_SECONDS = 3.0
-_PORTS = {WEBHOOK: ("https:", "https"), RECOMMENDER: ("", "http")}
-"""The scheme as a proxied address begins with it, and the name of the port."""
+_PORTS = {WEBHOOK: ("https:", "8443"), RECOMMENDER: ("", "9416")}
+"""The scheme as a proxied address begins with it, and the port where the command line names none."""
 
 
 async def pages_of(server: ApiServer, facts: Facts, seen: Seen) -> dict[tuple[str, str, str], Page]:
@@ -51,7 +53,7 @@ async def _page(server: ApiServer, pod: Pod, seen: Seen) -> Page | None:
                 "you are not allowed to get pods/proxy, by which pages of plugins are looked at"
             )
             return None
-        return Page(error.message or str(error), answered=error.status not in _NOBODY)
+        return Page(error.message or str(error), answered=is_answer(error))
     except CONNECTION_ERRORS as error:
         return Page(str(error) or f"no answer within {_SECONDS:.0f} s", answered=False)
     except ValueError:
@@ -60,6 +62,11 @@ async def _page(server: ApiServer, pod: Pod, seen: Seen) -> Page | None:
         return page_of(answer)
     except (KeyError, TypeError, ValueError):
         return Page("no page of the plugin's")
+
+
+def is_answer(error: ApiError) -> bool:
+    """Whether somebody in the pod has said it, and not the API server, which has reached nobody."""
+    return error.status not in _NOBODY or _NO_HTTP in error.message
 
 
 def page_of(answer: object) -> Page:
@@ -79,21 +86,28 @@ def page_of(answer: object) -> Page:
 async def unready(server: ApiServer, facts: Facts) -> dict[str, str]:
     """The sentence of each pod of ours that runs and is not ready."""
     asked = []
-    for component, (scheme, port) in _PORTS.items():
+    for component in _PORTS:
         deployment = facts.deployment(component)
         for pod in facts.pods_of(deployment) if deployment is not None else ():
             said = condition(pod, "Ready")
             if said is not None and said["status"] != "True" and (pod.get("status") or {}).get("podIP"):
-                asked.append(_readiness(server, pod, scheme, port))
+                name = pod["metadata"]["name"]
+                asked.append(_readiness(server, name, readiness_path(facts, component, name)))
     found: dict[str, str] = {}
     for one in await asyncio.gather(*asked):
         found |= one
     return found
 
 
-async def _readiness(server: ApiServer, pod: Raw, scheme: str, port: str) -> dict[str, str]:
-    name = pod["metadata"]["name"]
-    path = f"{PODS.path(pod['metadata']['namespace'])}/{scheme}{name}:{port}/proxy/readyz"
+def readiness_path(facts: Facts, component: str, pod: str) -> str:
+    """Of a pod of ours. The API server knows ports of pods by number alone: a name is looked up in /etc/services."""
+    (scheme, port), deployment = _PORTS[component], facts.deployment(component)
+    if deployment is not None:
+        port = option(deployment, "port", port)
+    return f"{PODS.path(facts.namespace)}/{scheme}{pod}:{port}/proxy/readyz"
+
+
+async def _readiness(server: ApiServer, name: str, path: str) -> dict[str, str]:
     try:
         async with asyncio.timeout(_READY_SECONDS):
             await server.request("GET", path, accept="*/*")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vllm_rightsizer.doctor.facts import Raw
+from recommender.api.object_store import Raw
 
 Labels = Mapping[str, str]
 

@@ -16,9 +16,11 @@ from vllm_rightsizer.doctor.facts import (
     option,
     service_of,
     titled,
+    webhooks_of,
 )
 from vllm_rightsizer.doctor.findings import Finding, Severity
 from vllm_rightsizer.doctor.fixes import logs, restarted, restored, rolled_back
+from vllm_rightsizer.doctor.network import keeping_callers_out, letting_callers_in
 
 _WITHOUT = {
     WEBHOOK: "pods start unmodified",
@@ -26,6 +28,7 @@ _WITHOUT = {
 }
 _TEMPLATE = "pod-template-hash"
 _DEFAULT_PORT = "8443"
+_HTTPS = 443
 
 
 def runs(facts: Facts, component: str) -> bool:
@@ -164,7 +167,7 @@ def _not_ready(facts: Facts, component: str) -> Iterator[Finding]:
     wanted, ready = deployment["spec"]["replicas"], (deployment.get("status") or {}).get("readyReplicas") or 0
     if ready < wanted:
         severity, why = (
-            (Severity.WARNING, "when one more goes, none is left")
+            (Severity.WARNING, "fewer are left for when a node is drained, or goes")
             if ready
             else (Severity.CRITICAL, _WITHOUT[component])
         )
@@ -182,28 +185,64 @@ def webhook_without_endpoints(facts: Facts) -> Iterator[Finding]:
         return
     if not (deployment.get("status") or {}).get("readyReplicas"):
         return
-    for namespace, name in filter(None, map(service_of, facts.configurations)):
+    for configuration in facts.configurations:
+        namespace, name = service_of(configuration) or ("", "")
         about, fix = f"Service {namespace}/{name}", restored(facts, WEBHOOK, "service")
         if namespace != facts.namespace:
             continue
-        service = facts.one("Service", name, namespace)
+        service, called = facts.one("Service", name, namespace), _called_port(configuration)
         if service is None:
             seen = "it is not there, and the webhook's configuration names it"
         elif not any(_leads_somewhere(raw, name) for raw in facts.of("EndpointSlice", namespace)):
             seen = "it has no ready endpoint, though pods of the webhook are ready"
-        elif wrong := _wrong_ports(service, deployment):
-            seen = f"it leads to port {', '.join(wrong)}, and the webhook listens on {_listens(deployment)}"
+        elif not _leads_to(service, deployment):
+            seen = f"it selects other pods than those of {titled(deployment, 'Deployment')}"
+        elif (target := _target_of(service, called)) is None:
+            seen = f"it has no port {called}, by which the webhook's configuration calls it"
+        elif _port_of(deployment, target) != _listens(deployment):
+            seen = f"it leads to port {target}, and the webhook listens on {_listens(deployment)}"
         else:
             continue
         yield Finding("WebhookWithoutEndpoints", Severity.CRITICAL, about, seen, _WITHOUT[WEBHOOK], fix)
 
 
-def _wrong_ports(service: Raw, deployment: Raw) -> list[str]:
-    """Ports of the pods, by number or by name, to which it leads and on which nobody listens."""
+def webhook_isolated(facts: Facts) -> Iterator[Finding]:
+    """Of interest where the pod that was tried was not brought to us: some networks let their nodes in all the same."""
+    deployment = facts.deployment(WEBHOOK)
+    if deployment is None or not facts.probe_came_back_bare:
+        return
+    port = _listens(deployment)
+    found = (keeping_callers_out(facts, pod, port) for pod in facts.pods_of(deployment))
+    policy = next(filter(None, found), None)
+    if policy is not None:
+        about, fix = titled(policy, "NetworkPolicy"), letting_callers_in(facts, deployment, port)
+        seen = f"neither it nor another one lets the API server, which is no pod, reach port {port} of the webhook"
+        yield Finding("WebhookIsolated", Severity.CRITICAL, about, seen, _WITHOUT[WEBHOOK], fix)
+
+
+def _called_port(configuration: Raw) -> int:
+    """Of the Service; the API server's default where none is said."""
+    services = ((one.get("clientConfig") or {}).get("service") or {} for one in webhooks_of(configuration))
+    return int(next(filter(None, (service.get("port") for service in services)), _HTTPS))
+
+
+def _leads_to(service: Raw, deployment: Raw) -> bool:
+    """Whether it selects the pods; endpoints without a selector somebody has written by hand."""
+    wanted = service["spec"].get("selector") or {}
+    return wanted.items() <= (deployment["spec"]["template"]["metadata"].get("labels") or {}).items()
+
+
+def _target_of(service: Raw, port: int) -> int | str | None:
+    """The port of the pods, by number or by name, to which its `port` leads; others are nobody's concern here."""
+    targets = (one.get("targetPort", port) for one in service["spec"].get("ports") or () if one["port"] == port)
+    return next(targets, None)
+
+
+def _port_of(deployment: Raw, target: int | str) -> int | str:
     containers = deployment["spec"]["template"]["spec"].get("containers") or ()
     named = {one.get("name"): one["containerPort"] for container in containers for one in container.get("ports") or ()}
-    targets = [one.get("targetPort", one["port"]) for one in service["spec"].get("ports") or ()]
-    return [str(target) for target in targets if named.get(target, target) != _listens(deployment)]
+    found: int | str = named.get(target, target)
+    return found
 
 
 def _listens(deployment: Raw) -> int:

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from recommender.api.policies import DEFAULT_POLICY, VALID, AutomatedNamespace, ClusterAutomation, VLLMPolicy
 from recommender.api.scopes import ENABLED, Scope
 from recommender.conditions import CONTRADICTORY
-from vllm_plugin.names import ANNOTATION_POLICY, API_VERSION, LABEL_INJECT
-from vllm_rightsizer.doctor.facts import Facts, Raw, condition, titled
+from vllm_plugin.names import API_VERSION, LABEL_INJECT
+from vllm_rightsizer.doctor.facts import CONFIGURATION, Facts, Raw, condition, titled
 from vllm_rightsizer.doctor.findings import Finding, Severity
 
 _SETTINGS = (VLLMPolicy.KIND, AutomatedNamespace.KIND, ClusterAutomation.KIND)
 
 
 def nobody_opted_in(facts: Facts) -> Iterator[Finding]:
-    if facts.opted_in or "Namespace" in facts.unseen:
+    if facts.opted_in or "Namespace" in facts.unseen or {CONFIGURATION, "Deployment"} <= facts.unseen.keys():
         return
     if facts.scope is Scope.OPT_IN:
         seen, label = f"no namespace has the label {LABEL_INJECT}: {ENABLED}", f"{LABEL_INJECT}={ENABLED}"
@@ -24,7 +24,11 @@ def nobody_opted_in(facts: Facts) -> Iterator[Finding]:
     why = "the webhook is called for no pod: nothing is measured"
     # One in which vLLM runs, where there is any.
     with_vllm = sorted({pod.namespace for pod in facts.census.pods if pod.engines} - {facts.namespace})
-    fix = f"kubectl label --overwrite namespace {next(iter(with_vllm), 'NAME')} {label}"
+    if with_vllm:
+        fix = f"kubectl label --overwrite namespace {with_vllm[0]} {label}"
+    else:
+        why += f"; label the one with your vLLM pods: {label}"
+        fix = "kubectl get namespaces --show-labels"
     yield Finding("NobodyOptedIn", Severity.WARNING, "Namespaces", seen, why, fix)
 
 
@@ -70,8 +74,9 @@ def _named(facts: Facts) -> Iterator[tuple[str, str]]:
             if name := (raw.get("spec") or {}).get("defaultVllmPolicy"):
                 yield titled(raw, kind), str(name)
     for pod in (*facts.pods.injected, *facts.pods.bare):
-        if name := pod.annotations.get(ANNOTATION_POLICY):
-            yield f"{pod.key.workload.kind} {pod.key.namespace}/{pod.key.workload.name}", str(name)
+        # Without a word of theirs it is the default.
+        named = facts.automation_of(pod).policy
+        yield f"{pod.key.workload.kind} {pod.key.namespace}/{pod.key.workload.name}", named
 
 
 def automation_without_namespace(facts: Facts) -> Iterator[Finding]:
@@ -79,7 +84,10 @@ def automation_without_namespace(facts: Facts) -> Iterator[Finding]:
         return
     for raw in facts.of(AutomatedNamespace.KIND):
         name = raw["metadata"]["name"]
-        if facts.one("Namespace", name) is None:
+        namespace = facts.one("Namespace", name)
+        if namespace is not None and namespace["metadata"].get("deletionTimestamp"):
+            continue
+        if namespace is None:
             seen, fix = "there is no Namespace of that name", f"kubectl delete automatednamespace {name}"
         elif name not in facts.opted_in:
             seen = "the Namespace of that name has not opted in"

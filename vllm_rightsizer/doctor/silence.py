@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from recommender.discovery import Pod
 from vllm_plugin.names import ENTRY_POINT, ENTRY_POINT_GROUP, ENV_DISABLED
-from vllm_rightsizer.doctor.facts import Facts, Page, Raw
+from vllm_rightsizer.doctor.facts import Facts, Page, Raw, titled
 from vllm_rightsizer.doctor.fixes import edited, excluded, started_anew
 from vllm_rightsizer.doctor.network import blocking_policy, letting_through
 from webhook.detection import detect, variable
@@ -19,7 +19,14 @@ Reason = tuple[str, str, str]
 """The finding's name, what was seen, and the command."""
 
 PLUGINS = "VLLM_PLUGINS"
-_SET_IN_SCRIPT = re.compile(rf"\b{PLUGINS}=(\"[^\"]*\"|'[^']*'|[^\s;&|]*)")
+_PYTHON_PATH = "PYTHONPATH"
+_SET_IN_SCRIPT = re.compile(rf"(?<![\w$])({PLUGINS}|{_PYTHON_PATH})=(\"[^\"]*\"|'[^']*'|[^\s;&|]*)")
+_MESHES = {
+    "istio-proxy": "traffic.sidecar.istio.io/excludeInboundPorts",
+    "linkerd-proxy": "config.linkerd.io/skip-inbound-ports",
+}
+"""By the container of the mesh: the annotation with the ports that it leaves alone."""
+_RESET = ("reset by peer", "EOF")
 _REPEATED_ERRORS = 5
 """So many switch a hook off; with fewer, it found nothing to hook."""
 
@@ -50,7 +57,8 @@ class _Silent:
 def silence(facts: Facts, pod: Pod, page: Page | None, said: str) -> Reason:
     """Why nobody hears of `pod`, which runs: the first reason that holds. `said`: what the recommender says of it."""
     raw = facts.pod(pod.key.namespace, pod.name)
-    container = next(one for one in _containers(raw) if one["name"] == pod.key.container)
+    begun = raw["spec"].get("initContainers") or ()
+    container = next(one for one in (*raw["spec"]["containers"], *begun) if one["name"] == pod.key.container)
     assert pod.address is not None, "it runs"
     silent = _Silent(facts, pod, page, raw, container, pod.address[1], said)
     return next(filter(None, (why(silent) for why in _REASONS)), None) or _not_loaded(silent)
@@ -70,22 +78,26 @@ def _hooks_off(silent: _Silent) -> Reason | None:
 
 
 def _from_elsewhere(silent: _Silent) -> Reason | None:
-    for name in ("PYTHONPATH", PLUGINS):
+    for name in (_PYTHON_PATH, PLUGINS):
         if "valueFrom" in (variable(silent.container, name) or {}):
             return "PluginPathFromElsewhere", f"{name} comes from elsewhere (valueFrom), and hides ours", silent.edit
+    for name, value in _set_in_scripts(silent):
+        if name == _PYTHON_PATH and _PYTHON_PATH not in value:
+            seen = f"its script sets {name} anew, which hides ours: have it append to ${name}"
+            return "PluginPathFromElsewhere", seen, silent.edit
     return None
 
 
 def _not_named(silent: _Silent) -> Reason | None:
     """The list of plugins is there without ours: written in the pod, in a script, or in a ConfigMap."""
+    # What a script says counts last.
+    for name, value in _set_in_scripts(silent):
+        if name == PLUGINS and not _names_ours(value) and PLUGINS not in value:
+            return "PluginNotNamed", f"its script sets {PLUGINS} without {ENTRY_POINT}", silent.edit
     listed = variable(silent.container, PLUGINS)
     if listed is not None:
         seen = f"{PLUGINS} is set without {ENTRY_POINT}: vLLM loads no other"
         return None if _names_ours(str(listed.get("value") or "")) else ("PluginNotNamed", seen, silent.edit)
-    for text in map(str, (*(silent.container.get("command") or ()), *(silent.container.get("args") or ()))):
-        set_to = _SET_IN_SCRIPT.search(text)
-        if set_to is not None and not _names_ours(set_to[1].strip("'\"")):
-            return "PluginNotNamed", f"its script sets {PLUGINS} without {ENTRY_POINT}", silent.edit
     for name, plugins in _plugins_of_maps(silent):
         if not _names_ours(plugins):
             seen = f"{PLUGINS} comes from the ConfigMap {name} (envFrom), without {ENTRY_POINT}"
@@ -93,6 +105,13 @@ def _not_named(silent: _Silent) -> Reason | None:
             fix = f"kubectl -n {silent.pod.key.namespace} patch configmap/{name} --type=merge -p '{patch}'"
             return "PluginNotNamed", seen, f"{fix} && {started_anew(silent.pod)}"
     return None
+
+
+def _set_in_scripts(silent: _Silent) -> Iterator[tuple[str, str]]:
+    """Variables of Python and vLLM that its command line sets, each with what it is set to."""
+    for text in map(str, (*(silent.container.get("command") or ()), *(silent.container.get("args") or ()))):
+        for name, value in _SET_IN_SCRIPT.findall(text):
+            yield name, value.strip("'\"")
 
 
 def _plugins_of_maps(silent: _Silent) -> Iterator[tuple[str, str]]:
@@ -133,15 +152,16 @@ def _blocked(silent: _Silent) -> Reason | None:
     policy = blocking_policy(silent.facts, silent.raw, silent.port)
     if policy is None or _another_answers(silent) is not None:
         return None
-    name = policy["metadata"]["name"]
-    seen = f"NetworkPolicy {name} does not let the recommender reach port {silent.port}"
-    return "NetworkPolicyBlocks", seen, letting_through(silent.facts, silent.raw, silent.port)
+    seen = f"{titled(policy, 'NetworkPolicy')} does not let the recommender reach port {silent.port}"
+    return "NetworkPolicyBlocks", seen, letting_through(silent.facts, silent.raw, silent.port, policy)
 
 
 def _port_taken(silent: _Silent) -> Reason | None:
     """By another container that declares it, or by vLLM itself where it is told to serve there."""
     for other in _containers(silent.raw):
-        declared = {item.get("containerPort") for item in other.get("ports") or ()}
+        declared = {
+            item.get("containerPort") for item in other.get("ports") or () if item.get("protocol", "TCP") == "TCP"
+        }
         if other is not silent.container and silent.port in declared:
             seen = f"container {other['name']} has the plugin's port {silent.port}, too"
             return "PortTaken", seen, silent.edit
@@ -149,6 +169,19 @@ def _port_taken(silent: _Silent) -> Reason | None:
     line = " ".join(map(str, words)) + " "
     if f"--port={silent.port} " in line or f"--port {silent.port} " in line:
         return "PortTaken", f"vLLM itself has the plugin's port {silent.port}, too", silent.edit
+    return None
+
+
+def _meshed(silent: _Silent) -> Reason | None:
+    """A mesh that wants to know who calls resets what does not come through it."""
+    trouble = str(silent.page.trouble) if silent.page is not None else silent.said
+    if not any(word in trouble for word in _RESET):
+        return None
+    for one in _containers(silent.raw):
+        if annotation := _MESHES.get(str(one["name"])):
+            seen = f"the mesh's {one['name']} resets plain connections"
+            seen += f": name port {silent.port} in the annotation {annotation} of its pod template"
+            return "MeshBlocks", seen, silent.edit
     return None
 
 
@@ -160,24 +193,34 @@ def _another_answers(silent: _Silent) -> Reason | None:
 
 
 def _not_heard(silent: _Silent) -> Reason | None:
-    if silent.page is not None and silent.page.trouble is not None:
+    if silent.page is None:
+        # Nobody has looked: not allowed to, or one of too many.
+        seen = f"the recommender hears nothing from port {silent.port}: {silent.said}"
+        return "PluginSilent", seen, _look_inside(silent)
+    if silent.page.trouble is not None:
         return None
     seen = f"its page is there, and the recommender takes nothing from it: {silent.said}"
     return "PluginNotHeard", seen, f"kubectl -n {silent.pod.key.namespace} describe vllmrecommendations"
 
 
 def _not_loaded(silent: _Silent) -> Reason:
+    trouble = silent.page.trouble if silent.page is not None else ""
+    seen = f"nothing answers on port {silent.port}: vLLM has not loaded the plugin ({trouble})"
+    return "PluginSilent", seen, _look_inside(silent)
+
+
+def _look_inside(silent: _Silent) -> str:
     asked = f"m.entry_points(group='{ENTRY_POINT_GROUP}', name='{ENTRY_POINT}')"
     where = f"kubectl -n {silent.pod.key.namespace} exec {silent.pod.name} -c {silent.container['name']}"
     variables = f"{{name: os.environ.get(name) for name in ('PYTHONPATH', '{PLUGINS}', '{ENV_DISABLED}')}}"
-    look = f'{where} -- python3 -c "import importlib.metadata as m, os; print({asked}, {variables})"'
-    trouble = silent.page.trouble if silent.page is not None else ""
-    return "PluginSilent", f"nothing answers on port {silent.port}: vLLM has not loaded the plugin ({trouble})", look
+    return f'{where} -- python3 -c "import importlib.metadata as m, os; print({asked}, {variables})"'
 
 
 def _containers(raw: Raw) -> list[Raw]:
+    """Those that run beside each other: other init containers are over."""
     spec = raw["spec"]
-    return [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]
+    sidecars = [one for one in spec.get("initContainers") or () if one.get("restartPolicy") == "Always"]
+    return [*(spec.get("containers") or ()), *sidecars]
 
 
 _REASONS: tuple[Callable[[_Silent], Reason | None], ...] = (
@@ -188,6 +231,7 @@ _REASONS: tuple[Callable[[_Silent], Reason | None], ...] = (
     _map_gone,
     _blocked,
     _port_taken,
+    _meshed,
     _another_answers,
     _not_heard,
 )

@@ -8,7 +8,6 @@ from recommender.api.policies import ClusterAutomation
 from recommender.api.recommendations import AUTOSCALER_CONFLICT, DEGRADED, VLLMRecommendation
 from recommender.api.sharing import GPUSHARE_MEMORY
 from recommender.conditions import BY_GPU_MEMORY, BY_POOL_USAGE
-from vllm_plugin.names import ANNOTATION_EMITTER
 from vllm_rightsizer.doctor.facts import CONFIGURATION, Facts, condition, titled
 from vllm_rightsizer.doctor.findings import Finding, Severity
 from vllm_rightsizer.doctor.fixes import edited
@@ -64,9 +63,9 @@ def _emitters(facts: Facts) -> Iterator[tuple[str, str, str]]:
     for raw in facts.of(ClusterAutomation.KIND):
         fix = f"kubectl patch clusterautomation {raw['metadata']['name']} --type=merge -p '{_NONE}'"
         yield titled(raw, ClusterAutomation.KIND), str((raw.get("spec") or {}).get("emitter") or "none"), fix
-    for pod in facts.pods.injected:
-        if emitter := pod.annotations.get(ANNOTATION_EMITTER):
-            yield f"Pod {pod.key.namespace}/{pod.name}", str(emitter), edited(pod)
+    first_of_each = {pod.key: pod for pod in reversed(facts.pods.injected)}
+    for pod in first_of_each.values():
+        yield f"Pod {pod.key.namespace}/{pod.name}", facts.automation_of(pod).emitter, edited(pod)
 
 
 def _lacking(facts: Facts, emitter: str) -> str | None:
@@ -79,14 +78,23 @@ def _lacking(facts: Facts, emitter: str) -> str | None:
         there = CONFIGURATION in facts.unseen or any(
             "hami" in raw["metadata"]["name"] for raw in facts.of(CONFIGURATION)
         )
-        return None if there else "no MutatingWebhookConfiguration is HAMi's"
+        return None if there or _is_installed(facts, "hami") else "no MutatingWebhookConfiguration is HAMi's"
     if emitter == "gpushare":
         nodes = facts.of("Node")
         there = "Node" in facts.unseen or any(
             GPUSHARE_MEMORY in ((raw.get("status") or {}).get("allocatable") or {}) for raw in nodes
         )
-        return None if there else f"no Node has {GPUSHARE_MEMORY}"
+        return None if there or _is_installed(facts, "gpushare") else f"no Node has {GPUSHARE_MEMORY}"
     if emitter == "dra":
         there = "DeviceClass" in facts.unseen or bool(facts.of("DeviceClass"))
         return None if there else "the API server has no DeviceClass"
     return None
+
+
+def _is_installed(facts: Facts, word: str) -> bool:
+    """Whether something is called so that runs on Nodes, or beside the scheduler: its webhook may be switched off, and
+    Nodes with GPUs may come only when somebody needs them."""
+    kinds = ("DaemonSet", "Deployment")
+    if not facts.unseen.keys().isdisjoint(kinds):
+        return True
+    return any(word in raw["metadata"]["name"] for kind in kinds for raw in facts.of(kind))

@@ -85,7 +85,7 @@ def ended_certificate(_there: Installation) -> Known:
     return {"now": NOW + LIFETIMES.leaf, "probe": Probe(CHAT)}
 
 
-@fault("CertificateEnds", "logs deployment/vllm-rightsizer-webhook")
+@fault("CertificateEnds", "logs --selector=app.kubernetes.io/component=webhook")
 def certificate_that_ends_soon(_there: Installation) -> Known:
     return {"now": NOW + LIFETIMES.leaf - timedelta(days=2)}
 
@@ -106,7 +106,7 @@ def webhook_image_that_is_not_there(there: Installation) -> Known:
     return {"probe": Probe(CHAT)}
 
 
-@fault("WebhookNotReady", "logs deployment/vllm-rightsizer-webhook")
+@fault("WebhookNotReady", "logs --selector=app.kubernetes.io/component=webhook")
 def webhook_not_ready(there: Installation) -> Known:
     there.one("Deployment", "vllm-rightsizer-webhook")["status"] = {}
     return {"probe": Probe(CHAT)}
@@ -118,7 +118,7 @@ def service_that_leads_nowhere(there: Installation) -> Known:
     return {"probe": Probe(CHAT)}
 
 
-@fault("WebhookUnreachable", "logs deployment/vllm-rightsizer-webhook")
+@fault("WebhookUnreachable", "logs --selector=app.kubernetes.io/component=webhook")
 def webhook_behind_a_firewall(_there: Installation) -> Known:
     return {"probe": Probe(CHAT)}
 
@@ -142,7 +142,7 @@ def no_recommender(there: Installation) -> Known:
     return {"lease_moves": False}
 
 
-@fault("RecommenderNotReady", "logs deployment/vllm-rightsizer-recommender")
+@fault("RecommenderNotReady", "logs --selector=app.kubernetes.io/component=recommender")
 def recommender_not_ready(there: Installation) -> None:
     there.one("Deployment", "vllm-rightsizer-recommender")["status"] = {}
 
@@ -152,7 +152,7 @@ def stale_lease(_there: Installation) -> Known:
     return {"lease_moves": False}
 
 
-@fault("RecommenderNotLeading", "logs deployment/vllm-rightsizer-recommender")
+@fault("RecommenderNotLeading", "logs --selector=app.kubernetes.io/component=recommender")
 def released_lease(there: Installation) -> None:
     there.one("Lease")["spec"]["holderIdentity"] = ""
 
@@ -174,7 +174,7 @@ def pod_that_the_webhook_refused(there: Installation) -> None:
     bare(there.one("Pod", POD))["metadata"]["annotations"] = {ANNOTATION_SKIPPED: reason}
 
 
-@fault("PluginMapMissing", "logs deployment/vllm-rightsizer-recommender")
+@fault("PluginMapMissing", "logs --selector=app.kubernetes.io/component=recommender")
 def namespace_without_the_plugin(there: Installation) -> Known:
     there.remove("ConfigMap")
     return {"pages": {}}

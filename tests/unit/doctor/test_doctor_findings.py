@@ -22,10 +22,12 @@ from installation import NOW, OURS, POD, Installation, authority, bare, bundle, 
 from bench.lab.client import documents
 from bench.lab.programs import ROOT
 from vllm_plugin.names import ANNOTATION_EXCLUDE
+from vllm_rightsizer.doctor import report
 from vllm_rightsizer.doctor.checks import CHECKS
 from vllm_rightsizer.doctor.facts import Right
 from vllm_rightsizer.doctor.findings import Finding, Severity, diagnosed
 from vllm_rightsizer.doctor.rights import rights_of_recommender, rights_of_webhook
+from vllm_rightsizer.doctor.scrubbing import scrubbed
 from webhook.pairs import new_authority
 
 
@@ -50,6 +52,8 @@ def test_fault_is_named_first_with_a_command_that_any_shell_takes(fault_name: st
         subprocess.run(["sh", "-n", "-c", one.fix], check=True)
         # Not every shell takes comments where people type.
         assert not re.search(r"(^|\s)#", one.fix)
+    # Nothing in them looks like a secret to the bundle.
+    assert scrubbed(said := report.documents(found)) == said
 
 
 def test_a_page_that_the_recommender_alone_does_not_reach() -> None:

@@ -1,0 +1,117 @@
+"""What the doctor makes of an API server that answers some of its questions late, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recommender.api.apiserver.connection import ApiServer
+from vllm_plugin.names import ANNOTATION_SKIPPED, LABEL_INJECT, LABEL_INJECTED
+from vllm_rightsizer.doctor.facts import Facts, Probe
+from vllm_rightsizer.doctor.gathering import gather, probe_of
+from vllm_rightsizer.errors import UserError
+
+CHAT = {"metadata": {"name": "chat", "labels": {LABEL_INJECT: "enabled"}}}
+AHEAD = timedelta(hours=3)
+
+
+class _Cluster(BaseHTTPRequestHandler):
+    """A cluster of one namespace, without us. Connections end without an answer where the path holds `silent`."""
+
+    silent: tuple[str, ...] = ()
+
+    def do_GET(self) -> None:
+        if self.path.partition("?")[0].endswith("/namespaces"):
+            self._answer(200, {"metadata": {}, "items": [CHAT]})
+        elif "?limit=" in self.path or "&limit=" in self.path:
+            self._answer(200, {"metadata": {}, "items": []})
+        else:
+            self._answer(404, {"reason": "NotFound", "message": "it is not there"})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        made = {"creationTimestamp": f"{datetime.now(UTC) + AHEAD:%Y-%m-%dT%H:%M:%SZ}", "labels": {}}
+        self._answer(201, {"metadata": made})
+
+    def _answer(self, status: int, answer: dict[str, Any]) -> None:
+        if any(part in self.path for part in self.silent):
+            return
+        body = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Nobody reads it."""
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 64
+    """All questions come at once."""
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, *silent: str) -> Iterator[Path]:
+    """The kubeconfig of one that says nothing where a path holds one of `silent`."""
+    handler = type("Handler", (_Cluster,), {"silent": silent})
+    with _Server(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        try:
+            address = f"http://127.0.0.1:{server.server_port}"
+            file = folder / "kubeconfig"
+            named = {"name": "one", "context": {"cluster": "one", "user": "one"}}
+            config = {"clusters": [{"name": "one", "cluster": {"server": address}}], "contexts": [named]}
+            users = {"users": [{"name": "one", "user": {}}], "current-context": "one"}
+            file.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **config, **users}))
+            yield file
+        finally:
+            server.shutdown()
+
+
+def gathered(kubeconfig: Path) -> Facts:
+    async def look() -> Facts:
+        server = await ApiServer.connect(kubeconfig)
+        try:
+            return await gather(server)
+        finally:
+            await server.close()
+
+    return asyncio.run(look())
+
+
+def test_an_answer_that_does_not_come_does_not_hide_the_others(tmp_path: Path) -> None:
+    """To one request, and to the pod that is tried."""
+    with cluster(tmp_path, "/leases/", "dryRun") as kubeconfig:
+        facts = gathered(kubeconfig)
+    assert "did not answer when asked to get leases in vllm-rightsizer" in facts.unseen["Lease"]
+    assert facts.opted_in == ["chat"]
+    assert facts.probe is not None
+    assert "had no answer" in str(facts.probe.refused)
+
+
+def test_an_api_server_that_says_nothing_at_all(tmp_path: Path) -> None:
+    with cluster(tmp_path, "/") as kubeconfig, pytest.raises(UserError, match="cannot be reached"):
+        gathered(kubeconfig)
+
+
+def test_certificates_are_judged_by_the_clock_of_the_api_server(tmp_path: Path) -> None:
+    with cluster(tmp_path) as kubeconfig:
+        facts = gathered(kubeconfig)
+    assert abs(facts.now - datetime.now(UTC) - AHEAD) < timedelta(hours=1)
+
+
+def test_what_the_webhook_says_of_the_pod_that_was_tried() -> None:
+    metadata = {"annotations": {ANNOTATION_SKIPPED: "no plugin: why"}, "creationTimestamp": "2026-11-21T12:00:00Z"}
+    at = datetime(2026, 11, 21, 12, tzinfo=UTC)
+    assert probe_of("chat", {"metadata": metadata}) == Probe("chat", left_out="no plugin: why", at=at)
+    assert probe_of("chat", {"metadata": {"labels": {LABEL_INJECTED: "true"}}}) == Probe("chat", marked=True)
