@@ -20,7 +20,7 @@ help: ## this list
 
 venv: .venv/.ready ## the environment that every other target uses: real vLLM on the CPU, tools, this project
 
-.venv/.ready: requirements-dev.txt pyproject.toml .ci/uv
+.venv/.ready: requirements-dev.txt pyproject.toml .ci/uv .ci/uv.txt
 	@[ -x $(BIN)/python ] || { $(UV) venv --quiet --python "$(PYTHON)" .venv; }
 	@echo "set-up: installing the environment (6 GB on the first run)"
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -r requirements-dev.txt
@@ -110,7 +110,7 @@ lock: ## compile requirements-dev.txt from pyproject.toml, without any registry'
 	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-index-url --no-annotate \
 	  --custom-compile-command "make lock" --no-emit-package vllm-rightsizer-plugin \
 	  --extra demo --group dev --group vllm pyproject.toml --output-file requirements-dev.txt
-	@$(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate \
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate --generate-hashes \
 	  --custom-compile-command "make lock" --no-emit-package vllm-rightsizer-plugin \
 	  --constraint requirements-dev.txt pyproject.toml --output-file deploy/images/requirements.txt
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from bench.lab.programs import folder_with
+from bench.lab.programs import ROOT, folder_with
 from vllm_plugin.names import VERSION
 
 from .checkouts import Checkout
@@ -54,9 +54,9 @@ def test_bills_are_as_their_schema_says_and_name_what_is_inside(releases: tuple[
     assert {"pkg:pypi/vllm-rightsizer", "pkg:pypi/aiohttp", "pkg:deb/debian/libc6", "pkg:deb/debian/python3"} < {*parts}
 
 
-def values(chart: Path) -> str:
+def packed(chart: Path, name: str) -> str:
     with tarfile.open(chart) as archive:
-        file = archive.extractfile("vllm-rightsizer/values.yaml")
+        file = archive.extractfile(f"vllm-rightsizer/{name}")
         assert file is not None
         return file.read().decode()
 
@@ -69,10 +69,11 @@ def test_the_chart_takes_images_from_where_it_was_told(people: tuple[Checkout, C
         one.run("make", "release", "ARCHITECTURES=", f"REPOSITORY={registry}", OUT=str(out))
         assert not list(out.glob("*.tar.gz"))
         told[registry] = out / CHART
-    plain, named = (values(chart).splitlines() for chart in told.values())
+    plain, named = (packed(chart, "values.yaml").splitlines() for chart in told.values())
     assert [line for line, other in zip(named, plain, strict=True) if line != other] == [f"  registry: {REGISTRY}"]
     assert YAML(typ="safe", pure=True).load("\n".join(plain))["image"]["registry"] == ""
     assert one.run("git", "status", "--porcelain") == ""
+    assert packed(told[""], "LICENSE") == (ROOT / "LICENSE").read_text()
     helm = folder_with("helm") / "helm"
 
     def rendered(registry: str, *options: str) -> str:

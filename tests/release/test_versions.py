@@ -19,6 +19,7 @@ PLACES = {
     "vllm_plugin/pyproject.toml": rf'^version = "{VERSION}"',
     "vllm_plugin/names.py": f'VERSION = "{VERSION}"',
     "deploy/chart/Chart.yaml": f"^appVersion: {VERSION}",
+    "docs/gitops.md": rf"^    targetRevision: v{VERSION}",
     "CHANGELOG.md": rf"^## \[{VERSION}\]",
 }
 
