@@ -51,7 +51,10 @@ def _checked(spec: dict[str, Any]) -> PolicySpec:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise PolicyChangeError(f"set {field}: {first['msg']}") from error
+        said = first["msg"]
+        if first["type"] == "extra_forbidden":
+            said = "there is no such field: see `kubectl explain vllmpolicy.spec --recursive`"
+        raise PolicyChangeError(f"set {field}: {said}") from error
 
 
 def _policy(store: ObjectReader, name: str) -> PolicySpec:

@@ -254,7 +254,8 @@ def rewrite(
     for note in manifest.notes:
         print(f"left alone: {note}", file=sys.stderr)
     if manifest.before.rstrip() != text.rstrip():
-        print(f"{name} is laid out in another way than it is written here: see indentation and blanks", file=sys.stderr)
+        how = "is laid out in another way than it is written here (indentation, blanks): no patch for the file as it is"
+        print(f"{name} {how}", file=sys.stderr)
 
 
 app.command("list")(list_workloads)

@@ -54,7 +54,8 @@ def print_plan(
         write_document(_document(plan, engines), as_yaml=output is Output.YAML)
     else:
         wide = output is Output.WIDE
-        show(lambda console: _print(console, plan, engines), Paper.of(color), _WIDTH_WITHOUT_TERMINAL, wide=wide)
+        where = "" if namespace is None else f" in namespace {namespace}"
+        show(lambda console: _print(console, plan, engines, where), Paper.of(color), _WIDTH_WITHOUT_TERMINAL, wide=wide)
 
 
 def _meant(plan: Plan, namespace: str | None, workload: str | None) -> frozenset[str] | None:
@@ -119,10 +120,11 @@ def _part(plan: Plan, engines: frozenset[str] | None) -> Plan:
     return Plan(stocks, tuple(one for one in plan.left_out if one.name in engines))
 
 
-def _print(console: Console, plan: Plan, engines: frozenset[str] | None) -> None:
+def _print(console: Console, plan: Plan, engines: frozenset[str] | None, where: str) -> None:
     shown = _part(plan, engines)
     if not shown.stocks:
-        console.print("There are no GPUs to plan with: no pod that runs vLLM holds one on a node whose labels tell it.")
+        holder = escape(f"no pod that runs vLLM{where} holds one")
+        console.print(f"There are no GPUs to plan with: {holder} on a node whose labels tell it.", highlight=False)
     for stock in shown.stocks:
         console.print(f"[bold]{escape(stock.product)}[/], {format_bytes(stock.memory_bytes)} each", highlight=False)
         console.print(_summary(stock))

@@ -39,6 +39,12 @@ def _shown(page: Path) -> list[dict[str, Any]]:
     return [found for block in blocks for found in YAML(typ="safe", pure=True).load_all(block)]
 
 
+def _over(values: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """`values` with what is said in their place, as Helm puts them together before it looks at the schema."""
+    inner = {key: _over(values[key], at) for key, at in said.items() if isinstance(at, dict) and values.get(key)}
+    return {**values, **said, **inner}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_a_page_names_are_there(page: Path) -> None:
     assert not [name for name in _FILE.findall(page.read_text()) if not (ROOT / name).exists()]
@@ -75,7 +81,7 @@ def test_values_that_pages_show_are_the_charts() -> None:
             helm = (spec.get("source") or {}).get("helm") or {}
             for said in (helm.get("valuesObject"), spec.get("values") if found.get("kind") == "HelmRelease" else None):
                 if said is not None:
-                    valid.validate(said)
+                    valid.validate(_over(values, said))
                     given += 1
         for path in (path for command in _HELM.findall(page.read_text()) for path in _SET.findall(command)):
             at = values

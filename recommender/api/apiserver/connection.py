@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -209,6 +210,9 @@ async def _configuration(kubeconfig: Path | None, context: str | None) -> Config
         if kubeconfig is None:
             load_incluster_config(client_configuration=configuration)
         else:
+            if not any(Path(file).expanduser().exists() for file in str(kubeconfig).split(os.pathsep)):
+                # The package would go on, and say that it misses a context.
+                raise FileNotFoundError("there is no such file")
             await load_kube_config(
                 config_file=str(kubeconfig),
                 context=context,

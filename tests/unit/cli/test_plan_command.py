@@ -127,7 +127,8 @@ def test_of_one_workload(cli: Cli, objects: Path) -> None:
     assert wrong.returncode == 2
     assert "did you mean mistral-7b?" in wrong.stderr
     assert "chat/llama-3-70b-0/vllm" in cli("plan", "-n", "chat", "--objects", str(objects)).stdout
-    assert "no GPUs to plan with" in cli("plan", "-n", "elsewhere", "--objects", str(objects)).stdout
+    elsewhere = cli("plan", "-n", "elsewhere", "--objects", str(objects)).stdout
+    assert "no GPUs to plan with: no pod that runs vLLM in namespace elsewhere holds one on" in elsewhere
 
 
 def test_lines_for_spreadsheets(cli: Cli, objects: Path) -> None:

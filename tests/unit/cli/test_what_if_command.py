@@ -112,7 +112,7 @@ def test_another_policy_by_name(cli: Cli, left: tuple[str, ...]) -> None:
         (("--policy", "bolder"), "there is no VLLMPolicy bolder; there is: bold, default"),
         (("--set", "percentile"), "is no FIELD=VALUE"),
         (("--set", "percentile=97"), "percentile"),
-        (("--set", "percentil=95"), "percentil"),
+        (("--set", "percentil=95"), "set percentil: there is no such field: see `kubectl explain vllmpolicy.spec"),
         (("lama", "--set", "percentile=95"), "no workload lama has a recommendation: did you mean llama?"),
         (("llama", "-n", "elsewhere", "--set", "percentile=95"), "no workload llama in namespace elsewhere"),
         (("a/b/c/d", "--set", "percentile=95"), "a/b/c/d names no workload: give NAME, KIND/NAME or"),
