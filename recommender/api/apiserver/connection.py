@@ -210,9 +210,12 @@ async def _configuration(kubeconfig: Path | None, context: str | None) -> Config
         if kubeconfig is None:
             load_incluster_config(client_configuration=configuration)
         else:
-            if not any(Path(file).expanduser().exists() for file in str(kubeconfig).split(os.pathsep)):
-                # The package would go on, and say that it misses a context.
+            files = [file for part in str(kubeconfig).split(os.pathsep) if (file := Path(part).expanduser()).exists()]
+            # The package would go on, and say that it misses a context, or how it does not work.
+            if not files:
                 raise FileNotFoundError("there is no such file")
+            if not any(file.read_bytes().strip() for file in files):
+                raise ValueError("it is empty")
             await load_kube_config(
                 config_file=str(kubeconfig),
                 context=context,

@@ -103,6 +103,16 @@ def test_as_kubectl_finds_it(cli: Cli, tmp_path: Path, monkeypatch: pytest.Monke
         assert "another cannot be used" in cli(*PLAN).stderr
 
 
+def test_an_empty_kubeconfig(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    done = cli(*PLAN, "--kubeconfig", str(tmp_path / "empty"))
+    assert done.returncode == 1
+    assert (
+        done.stderr == f"vllm-rightsizer: {tmp_path}/empty cannot be used (it is empty): give a kubeconfig that works, "
+        "or the objects in a folder with --objects\n"
+    )
+
+
 def test_of_several_kubeconfigs_none_is_there(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", "one:two:")
     done = cli(*PLAN)
