@@ -17,6 +17,8 @@ from recommender.api.workloads import WorkloadRef
 from vllm_plugin.names import API_VERSION
 from vllm_rightsizer.cli import app
 from vllm_rightsizer.doctor.gathering import gather
+from vllm_rightsizer.doctor.gitops import APPLICATIONS
+from vllm_rightsizer.doctor.monitoring import MONITORING
 from vllm_rightsizer.following import looks
 from vllm_rightsizer.reading import Source
 
@@ -27,8 +29,9 @@ Raw = dict[str, Any]
 
 LLAMA, MISTRAL = WorkloadRef("apps", "Deployment", "llama"), WorkloadRef("apps", "Deployment", "mistral")
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
-NOT_FOR_VIEWERS = {"Pod proxies", "SubjectAccessReview"}
-"""What the doctor does in the place of others, or with Secrets: `view` does not have it, and the doctor says so."""
+NOT_FOR_VIEWERS = {"Pod proxies", "SubjectAccessReview"} | {one.kind for one in (APPLICATIONS, *MONITORING)}
+"""What the doctor does in the place of others, or with Secrets: `view` does not have it, and the doctor says so. Of
+kinds that others define, they say who may see them."""
 
 
 @pytest.fixture(scope="module")

@@ -151,7 +151,7 @@ def test_command(kubectl: Kubectl, environment: dict[str, str], request: pytest.
     if command.startswith((f"{RELEASE} webhook", f"{RELEASE} recommender")):
         _runs_in_a_pod(kubectl, command)
         return
-    pod = request.getfixturevalue("crashed") if "--previous" in command else ready_pod(kubectl)["metadata"]["name"]
+    pod = request.getfixturevalue("crashed") if "--previous" in command else _pod_meant(kubectl, command)
     [found] = kubectl.items(f"--namespace={CHAT}", "vllmrec")
     command = filled(command, {"POD": pod, "vllmrec NAME": f"vllmrec {found['metadata']['name']}"})
     if "--history /data/" in command and command.startswith(RELEASE):
@@ -159,6 +159,14 @@ def test_command(kubectl: Kubectl, environment: dict[str, str], request: pytest.
         inside = f"kubectl -n {NAMESPACE} exec deploy/{RELEASE}-recommender -- python3 -m vllm_rightsizer"
         command = command.replace(RELEASE, inside, 1)
     print(run_one(command, environment))
+
+
+def _pod_meant(kubectl: Kubectl, command: str) -> str:
+    """One of our servers where their port is asked, otherwise the one with vLLM."""
+    for port, component in ((":9416/", RECOMMENDER), (":8443/", WEBHOOK)):
+        if port in command:
+            return str(our_pods(kubectl, component)[0]["metadata"]["name"])
+    return str(ready_pod(kubectl)["metadata"]["name"])
 
 
 def _runs_in_a_pod(kubectl: Kubectl, command: str) -> None:
