@@ -277,9 +277,11 @@ def _init_container(pod: Raw, settings: InjectionSettings) -> Raw:
         "runAsNonRoot": True,
         "seccompProfile": {"type": "RuntimeDefault"},
     }
-    # A pod that says who it runs as keeps that (OpenShift allows no other); root would contradict runAsNonRoot.
+    # A pod that says who it runs as keeps that; root would contradict runAsNonRoot. OpenShift allows no other user than
+    # the one that it has written into each container.
     if not (pod["spec"].get("securityContext") or {}).get("runAsUser"):
-        security["runAsUser"] = _INIT_USER
+        said = ((one.get("securityContext") or {}).get("runAsUser") for one in pod["spec"]["containers"])
+        security["runAsUser"] = next(filter(None, said), _INIT_USER)
     built: Raw = {
         "name": INIT_CONTAINER,
         "image": settings.injector_image,

@@ -126,16 +126,18 @@ def test_the_pod_of_helm_test_reaches_both_servers_and_nothing_else(helm: Helm) 
 
 
 @pytest.mark.parametrize("values", [{}, CLOSED], ids=["open", "closed"])
-def test_pods_that_end_are_labelled_as_the_webhooks(helm: Helm, values: Raw) -> None:
-    """A sidecar that a mesh adds to the Job's pod would never let it end: the webhook's labels and annotations, which
-    say that there is to be none, hold for it too."""
-    said = {"podLabels": {"sidecar.istio.io/inject": "false"}, "podAnnotations": {"linkerd.io/inject": "disabled"}}
-    pods = _pods(_documents(helm.render({**values, "webhook": said, "commonLabels": {"team": "inference"}})))
-    for component in ("webhook", "crds", "test"):
+def test_a_mesh_may_be_kept_from_pods_that_end(helm: Helm, values: Raw) -> None:
+    """Its sidecar would let neither the Job's nor that of `helm test` end; with the servers it may be. What is said of
+    pods holds against what is said of everything."""
+    no = {"podLabels": {"sidecar.istio.io/inject": "false"}, "podAnnotations": {"linkerd.io/inject": "disabled"}}
+    yes = {"podLabels": {"sidecar.istio.io/inject": "true"}, "podAnnotations": {"linkerd.io/inject": "enabled"}}
+    everywhere = {"team": "inference", "sidecar.istio.io/inject": "maybe"}
+    pods = _pods(_documents(helm.render({**values, "webhook": yes, "crds": no, "commonLabels": everywhere})))
+    for component, said in {"webhook": yes, "crds": no, "test": no}.items():
         metadata = pods[component]["metadata"]
         assert {"team": "inference", **said["podLabels"]}.items() <= metadata["labels"].items()
         assert said["podAnnotations"].items() <= metadata["annotations"].items()
-    assert "sidecar.istio.io/inject" not in pods["recommender"]["metadata"]["labels"]
+    assert pods["recommender"]["metadata"]["labels"]["sidecar.istio.io/inject"] == "maybe"
 
 
 def test_what_looks_like_a_template_is_none(helm: Helm) -> None:
@@ -162,10 +164,21 @@ def test_a_release_may_have_any_name(helm: Helm, release: str) -> None:
         assert one["metadata"]["labels"]["app.kubernetes.io/instance"] == release
 
 
-def test_no_service_begins_with_a_digit(helm: Helm) -> None:
+def test_no_service_begins_with_a_digit_before_1_36(helm: Helm) -> None:
+    before, since = "--kube-version=1.35.9", "--kube-version=1.36.0-gke.1"
     with pytest.raises(HelmError, match=r"fullnameOverride: .* 7b-vllm-rightsizer "):
-        helm("template", "7b", str(CHART))
-    assert "name: sizes-webhook" in helm("template", "7b", str(CHART), "--set=fullnameOverride=sizes")
+        helm("template", "7b", str(CHART), before)
+    assert "name: sizes-webhook" in helm("template", "7b", str(CHART), before, "--set=fullnameOverride=sizes")
+    assert "name: 7b-vllm-rightsizer-webhook" in helm("template", "7b", str(CHART), since)
+
+
+def test_values_of_before_have_no_new_ones(helm: Helm) -> None:
+    """`helm upgrade --reuse-values` takes the defaults of the release that is there."""
+    found = _documents(helm.render({"networkPolicy": {"enabled": True, "dnsPorts": None}, "crds": {"podLabels": None}}))
+    [policy] = [one for one in found if one["kind"] == "NetworkPolicy" and one["metadata"]["name"].endswith("-webhook")]
+    assert [{"port": port, "protocol": name} for port in (53, 5353) for name in ("UDP", "TCP")] in [
+        rule["ports"] for rule in policy["spec"]["egress"]
+    ]
 
 
 @pytest.mark.parametrize("version", [4, 3])

@@ -10,7 +10,11 @@ from pathlib import Path
 from bench.lab.programs import CACHE, ROOT
 
 DATE = "2026-01-02T03:04:05+00:00"
-_OF_A_PERSON = ("GIT_", "LANG", "LC_", "MAKE", "MFLAGS", "OUT", "SOURCE_DATE_EPOCH", "TZ", "VIRTUAL_ENV", "XDG_")
+_OF_A_PERSON = (
+    *("GIT_", "LANG", "LC_", "MAKE", "MFLAGS", "TZ", "VIRTUAL_ENV", "XDG_"),
+    # What `make release` can be told.
+    *("ARCHITECTURES", "BASE_", "BUILDER", "OUT", "PUSH", "REPOSITORY", "SOURCE"),
+)
 
 
 class Checkout:

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -75,7 +74,7 @@ def test_another_file_of_the_same_version_is_not_installed(tmp_path: Path) -> No
     (tmp_path / "uv.txt").write_text(
         re.sub(r"sha256:\w", lambda found: f"sha256:{'0' if found[0][-1] != '0' else '1'}", pins)
     )
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHON": f"{sys.base_prefix}/bin/python3"}
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     told = subprocess.run([tmp_path / "uv"], env=environment, capture_output=True, text=True, check=False)
     assert told.returncode != 0
     assert "DO NOT MATCH THE HASHES" in told.stderr

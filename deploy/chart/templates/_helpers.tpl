@@ -3,13 +3,13 @@
 {{- end -}}
 
 {{/* What every object's name begins with: 47 letters leave room for what follows. A release may have a name that no
-Service can have, with dots or with a digit in front. */}}
+Service can have: with dots, or with a digit in front before Kubernetes 1.36. */}}
 {{- define "rightsizer.fullname" -}}
 {{- $name := include "rightsizer.name" . -}}
 {{- $both := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
 {{- $full := .Values.fullnameOverride | default $both | replace "." "-" | trunc 47 | trimAll "-" -}}
-{{- if not (regexMatch "^[a-z]" $full) -}}
-{{- fail (printf "fullnameOverride: names of Services begin with a letter, and %s does not: say another one" $full) -}}
+{{- if and (not (regexMatch "^[a-z]" $full)) (semverCompare "<1.36-0" .Capabilities.KubeVersion.Version) -}}
+{{- fail (printf "fullnameOverride: before Kubernetes 1.36 names of Services begin with a letter, and %s does not: say another one" $full) -}}
 {{- end -}}
 {{- $full -}}
 {{- end -}}

@@ -68,7 +68,7 @@ def test_null_is_as_empty_or_is_refused() -> None:
     resources, constraints and labels may be none."""
     taken = {".".join(path) for path, value in _fields(VALUES) if VALID.is_valid(_without(path)) and value not in EMPTY}
     assert taken == {
-        *("policies", "metrics.dashboard.labels"),
+        *("policies", "networkPolicy.dnsPorts", "metrics.dashboard.labels"),
         *(f"{part}.{name}" for part in ("webhook", "recommender") for name in NONE_OF_PODS),
     }
     assert [path for path, value in _fields(VALUES) if value in EMPTY and not VALID.is_valid(_without(path))] == []
@@ -120,7 +120,6 @@ def test_what_may_be_said(path: str, value: object) -> None:
     ("path", "value"),
     [
         ("enabled", False),
-        ("fullnameOverride", "7b"),
         ("webhook.replica", 3),
         ("webhook.replicas", 0),
         ("webhook.replicas", "2"),

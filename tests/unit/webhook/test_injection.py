@@ -149,11 +149,23 @@ def test_a_native_sidecar_is_an_engine_and_order_is_kept() -> None:
     assert after["spec"]["containers"] == before["spec"]["containers"]
 
 
-@pytest.mark.parametrize(("user", "ours"), [(None, 65532), (0, 65532), (1000, None)])
-def test_by_init_container(user: int | None, ours: int | None) -> None:
+@pytest.mark.parametrize(
+    ("of_pod", "of_container", "ours"),
+    [
+        (None, None, 65532),
+        (0, 0, 65532),
+        (1000, None, None),
+        # As OpenShift leaves it.
+        (None, 1000740000, 1000740000),
+        (1000, 2000, None),
+    ],
+)
+def test_by_init_container(of_pod: int | None, of_container: int | None, ours: int | None) -> None:
     before = pod(engine())
-    if user is not None:
-        before["spec"]["securityContext"] = {"runAsUser": user}
+    if of_pod is not None:
+        before["spec"]["securityContext"] = {"runAsUser": of_pod}
+    if of_container is not None:
+        before["spec"]["containers"][0]["securityContext"] = {"runAsUser": of_container}
     after = injected(before, INIT)
     init = after["spec"]["initContainers"][0]
     assert init["image"] == "registry/plugin:1"

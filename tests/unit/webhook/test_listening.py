@@ -16,11 +16,12 @@ def test_it_listens() -> None:
         pass
 
 
-@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_every_address_is_reached_by_both_families(family: socket.AddressFamily) -> None:
-    """So the chart's pods answer whichever of them a cluster has."""
-    with bound_socket("::", 0) as listening, socket.socket(family) as client:
-        client.connect(("::1" if family == socket.AF_INET6 else "127.0.0.1", listening.getsockname()[1]))
+def test_every_address_is_reached_by_both_families() -> None:
+    """So the chart's pods answer whichever of them a cluster has. A machine of tests may have no address of IPv6."""
+    with bound_socket("::", 0) as listening, socket.socket(socket.AF_INET) as client:
+        client.connect(("127.0.0.1", listening.getsockname()[1]))
+        assert listening.family == socket.AF_INET6
+        assert not listening.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 def test_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
