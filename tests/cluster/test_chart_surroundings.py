@@ -143,7 +143,8 @@ def test_a_mesh_may_be_kept_from_pods_that_end(helm: Helm, values: Raw) -> None:
 def test_what_looks_like_a_template_is_none(helm: Helm) -> None:
     part = {"podAnnotations": TEMPLATES, "serviceAccount": {"annotations": TEMPLATES}, "nodeSelector": TEMPLATES}
     dashboard = {"enabled": True, "annotations": TEMPLATES}
-    found = _documents(helm.render({"webhook": part, "recommender": part, "metrics": {"dashboard": dashboard}}))
+    values = {"webhook": part, "recommender": part, "crds": {"podAnnotations": TEMPLATES}}
+    found = _documents(helm.render({**values, "metrics": {"dashboard": dashboard}}))
     for component, pod in _pods(found).items():
         assert component == "recommender" or pod["spec"]["nodeSelector"] == TEMPLATES
         annotations = pod["metadata"]["annotations"]
