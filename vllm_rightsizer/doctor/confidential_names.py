@@ -18,7 +18,7 @@ def set_of(words: str) -> frozenset[str]:
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SECRET_WORDS = set_of(
     "key keys token tokens auth auths oauth pass pw pwd pat jwt sig signature sas dsn salt header headers cookie "
-    "cookies bearer cred creds netrc dockerconfigjson dockercfg mnemonic watermark"
+    "cookies bearer cred creds netrc dockerconfigjson dockercfg masterauth mnemonic watermark"
 )
 _SECRET_PARTS = (
     "secret",
@@ -65,9 +65,9 @@ _NOTHING = re.compile(
     |\$\([A-Za-z_][\w.-]*\)|\$\{[A-Za-z_]\w*\}|""",
     re.IGNORECASE | re.VERBOSE,
 )
-_NUMBERS = re.compile(r"[\s\d.,\[\](){}kKMG+-]*")
+_NUMBERS = re.compile(r"(?:[\s\d.,\[\](){}kKMG+-]|(?<=\d)_(?=\d)|(?<=[\d.])[eE](?=[+-]?\d))*")
 _PLAIN_WORDS = set_of(
-    "a accepted again all allowed also already an and any are as at being between but by can cannot "
+    "a accepted after again all allowed also already an and any are as at before being between but by can cannot "
     "changed could denied disabled does empty enabled equal errors exceeded expired expiring fails failed fine for "
     "forbidden found from given gone has have here if in incorrect insufficient invalid is it its kept left lost "
     "malformed mandatory may mismatch missing must needed never new no not now null of off ok old on only optional or "
@@ -77,7 +77,26 @@ _PLAIN_WORDS = set_of(
     "authentication token tokens auth any bool bytes dict float int lambda list object optional str string tuple"
 )
 """What stands behind a name where people write about it, or in the source lines of a traceback."""
+_REASONS = set_of(
+    "argument client configmaps connection context dial env environment eof get head http https lookup net/http option "
+    "post put request response rpc secrets server serviceaccount serviceaccounts status timeout tls variable x509"
+)
+"""How a reason begins that stands behind `token:`; all of them may be passwords, too."""
 _CODE = re.compile(r"(?:self|os|cls|args|config|envs|request|str|len|next|iter|dict|list|tuple|Optional)[.(\[]")
+
+_SETS = re.compile(r"(?<![\w-])(?:set|SET|setenv|ENV)(?:[ \t]+-[\w-]{1,20}){0,3}[ \t]+\Z")
+_OF_ENVIRONMENT = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+")
+_SET_BY_REDIS = ("requirepass", "masterauth")
+_ARE_PROGRAMS = re.compile(r"curl|redis-cli|valkey-cli|sshpass|login|mysql\w*|mariadb[\w-]*")
+SWITCHES = "[fgikLsSvN]*"
+"""Short options of curl's that take nothing and may stand before one that does: `-su`."""
+_LOGINS = (
+    (re.compile(""), re.compile(rf"-{SWITCHES}[uUH]|--user|--proxy-user"), re.compile(r"[^:]*:(?!//)")),
+    (re.compile(r"curl"), re.compile(rf"-{SWITCHES}b"), re.compile(r"[^=]*=")),
+    (re.compile(r"redis-cli|valkey-cli"), re.compile(r"-a"), re.compile("")),
+    (re.compile(r"sshpass|login|mysql|mariadb"), re.compile(r"-p"), re.compile(r"(?!-)")),
+)
+"""Beginnings of programs, their options, beginnings of what is not to be shown behind these."""
 
 
 def words_of(name: str) -> list[str]:
@@ -124,4 +143,31 @@ def tells_nothing(name: str, value: str) -> bool:
 def is_plain(name: str, value: str) -> bool:
     """Whether a value without quotes is a word of a sentence, or code of a traceback."""
     value = value.rstrip(",;:.)]}")
-    return value.lower() in _PLAIN_WORDS or value == name or _CODE.match(value) is not None
+    word = value.lower()
+    if word in _PLAIN_WORDS or (word in _REASONS and "pass" not in name.lower()):
+        return True
+    return value == name or _CODE.match(value) is not None
+
+
+def is_set(name: str, before: str, value: str) -> bool:
+    """Whether a confidential `name` gets the `value` behind it without a sign between them: `ENV HF_TOKEN value`.
+
+    `before`: what stands before the name, its end at least.
+    """
+    if name.lower() in _SET_BY_REDIS:
+        return True
+    return "_" in name and not _OF_ENVIRONMENT.fullmatch(value) and _SETS.search(before[-80:]) is not None
+
+
+def program_of(word: str) -> str:
+    """The program that is called, where it is one that takes logins in short options; else nothing."""
+    name = word.rpartition("/")[2]
+    return name if _ARE_PROGRAMS.fullmatch(name) else ""
+
+
+def is_login(program: str, option: str, value: str) -> bool:
+    """Whether `option` gives the `program` a user, a password, a header or a cookie; the first two any program."""
+    return any(
+        programs.match(program) and options.fullmatch(option) and values.match(value)
+        for programs, options, values in _LOGINS
+    )

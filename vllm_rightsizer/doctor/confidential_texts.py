@@ -12,8 +12,10 @@ import re
 
 from vllm_rightsizer.doctor.confidential_names import (
     HIDDEN,
+    SWITCHES,
     is_confidential,
     is_plain,
+    is_set,
     set_of,
     takes_the_line,
     tells_nothing,
@@ -40,22 +42,29 @@ _END_OF_LINE = re.compile(r"(?<![\w+/=])[\w+/=]{16,}\s*$")
 _ADDRESS = re.compile(r"""://(?P<rest>[^\s"'<>`]++)""")
 _LOGIN_WITH_SLASH = re.compile(r"[^/:@]*+:(?!\d{1,5}(?![^/?#,;:)\]}])).*@", re.DOTALL)
 _QUERY = re.compile(r"""(?<=[\w/])\?[\w.%\[\]-]++=[^\s"'<>`]*+""")
-_PARAMETER = re.compile(r"([?&;#])([\w.%\[\]-]++)=([^&;#]*+)")
+_PARAMETER = re.compile(r"([?&;#])([\w.%\[\]-]++)=([^&;#:]*+(?::(?!\Z)[^&;#:]*+)*+)")
 _KEPT_PARAMETERS = set_of(
     "allowWatchBookmarks container dir dryRun end fieldManager fieldSelector fieldValidation follow force "
-    "gracePeriodSeconds labelSelector limit match[] namespace pretty previous query resourceVersion "
-    "resourceVersionMatch sendInitialEvents start step tailLines time timeout timeoutSeconds timestamps watch"
+    "gracePeriodSeconds labelSelector limit match[] namespace ns pretty previous query resourceVersion "
+    "resourceVersionMatch scope sendInitialEvents service start step tailLines time timeout timeoutSeconds timestamps "
+    "watch"
 )
-"""Of the Kubernetes API and of Prometheus; any other may be a signature."""
+"""Of the Kubernetes API, of Prometheus and of registries; any other may be a signature."""
 _NOT_AFTER_NAME = r"(?:(?<![\w-])|(?<=\\[nrt]))"
+_TO = r"""\b(?:[^\n|;&]|(?<=\\)\n){0,200}?[ \t"']"""
+_NEXT = r"""(?>["'],[ \t]*["']|[ \t]*["']?)"""
 _PROGRAMS = re.compile(
-    r"""(?P<kept>(?<!\S)(?:-u|--user|--proxy-user)[ \t=]*["']?(?=[^\s:"']{0,200}:(?!//))
-    |\b(?:login|sshpass|redis-cli|mysql\w{0,9})\b[^\n|;&]{0,200}?[ \t]-[pa][ \t]*["']?(?!-)
-    |\blogin[ \t]+\S{1,200}[ \t]+password[ \t]+)[^\s"']++
-    |(?P<header>(?<!\S)-H[ \t]*["'][\w-]{1,80}:[ \t]*)[^\n"']++""",
+    rf"""(?P<kept>(?<!\S)(?:-{SWITCHES}[uU]|--user|--proxy-user)[ \t=]*["']?(?=[^\s:"']{{0,200}}:(?!//))
+    |\b(?:login|sshpass|(?:mysql|mariadb)\w{{0,9}}){_TO}-p{_NEXT}(?![-"'\]])
+    |\b(?:redis|valkey)-cli{_TO}-a{_NEXT}(?![-"'\]])
+    |\bcurl{_TO}-{SWITCHES}b[ \t]*(?=[^\s"'=]{{1,200}}=)
+    |\blogin[ \t]+\S{{1,200}}[ \t]+password[ \t]+)[^\s"']++
+    |(?P<header>(?<!\S)-{SWITCHES}H[ \t]*["'][\w-]{{1,80}}:[ \t]*
+    |\bcurl{_TO}-{SWITCHES}b[ \t]*["'](?=[^\s"'=]{{1,200}}=))[^\n"']++""",
     re.VERBOSE,
 )
-"""Users and headers given to curl, passwords to other programs."""
+"""Users, headers and cookies given to curl, passwords to other programs."""
+_ELEMENT = re.compile(r"(<(?P<name>[\w.:-]{1,80})(?:\s[^<>]{0,200})?>)(?P<value>[^<>]++)(?=</)")
 _NAMED = re.compile(
     rf"""(?<![\w.-])(?P<name>[\w.-]*[\w-])\+?
     (?: (?P<pair>\\*["']?(?:[ \t]*,[ \t]*|\s*\n{_TIME}[ \t]*)\\*["']?value\\*["']?[ \t]*[:=][ \t]*)
@@ -71,7 +80,7 @@ _BLOCK = re.compile(r"(?:[|>][-+\d]*)?[ \t]*(?:\#[^\n]*)?\r?\n")
 _QUOTED = re.compile(
     r"""[bBuUrRfF]{0,2}(?:"(?:[^"\\\n]|\\.|\n[\ue001-\ue004])*+"?|'(?:[^'\\\n]|\\.|\n[\ue001-\ue004])*+'?|`[^`\n]*+`?)"""
 )
-_BARE = re.compile(r"""(?:[^\s"'`\\]|\\(?!\\*["'\n]))++""")
+_BARE = re.compile(r"""(?:[^\s"'`\\]|\\++(?!["'\n]))++""")
 _JOINED = re.compile(
     r"""[^\s,;)\]}>|&:"'`\\] | ["'`][^\s,;)\]}"'`] | ["'`]{2}[^\s,;)\]}]
     | \\+["'](?:[^\s,;)\]}"'`\\]|'[^\s,;)\]}])""",
@@ -80,9 +89,11 @@ _JOINED = re.compile(
 """What follows a part of a value, where a shell joins the next one to it."""
 _ESCAPED_QUOTE = re.compile(r"""\\+["']""")
 _QUOTE = re.compile(r"""\\*["']""")
-_TO_QUOTE = re.compile(r"""(?:[^"'\\\n]|\\(?!\\*["']))++""")
+_TO_QUOTE = re.compile(r"""(?:[^"'\\\n]|\\++(?!["']))++""")
+_TO_SEMICOLON = re.compile(r"""(?:[ \t]++[^\s;"'`=&|\\]++)++(?=;)""")
+_CALLED = re.compile(r"""\([bBuUrR]?\\*["']\Z""")
 _SCHEME = re.compile(r"(?:Basic|Bearer|Digest|Negotiate|NTLM|Token|ApiKey|AWS4-HMAC-SHA256)[ \t]+", re.IGNORECASE)
-_PIECES = re.compile(r"""(?P<quote>\\*+["'])|(?P<open>[\[({])|(?P<close>[\])}])|(?P<newline>\n)""")
+_PIECES = re.compile(r"""(?P<quote>(?<!\\)\\*+["'])|(?P<open>[\[({])|(?P<close>[\])}])|(?P<newline>\n)""")
 _LONGEST_PLAIN = 100
 _NEXT_WORD = re.compile(r"""[ \t]+(?![-|&;<>\\\s])""")
 _NEXT_ITEM = re.compile(r"""[ \t]*,\s*(?=\\*["'](?!-))""")
@@ -93,7 +104,7 @@ _STRONG = (
 _QUALIFIED = r"(?:\ (?:provided|given|used|supplied|received|sent|value|(?:for|from|of)\ [^\s:]{1,80})){0,3}"
 _SAID = re.compile(
     rf"""(?<![\w-])(?P<kept>(?:
-        (?P<name>{_STRONG}|token|secret|credential|jwt)s?{_QUALIFIED}
+        (?P<name>(?:{_STRONG}|token|secret|credential|jwt)s?){_QUALIFIED}
         (?:\s+(?:is|was|are|equals)(?:\ (?:now|set\ to|still))?:?|:|\s+set\ to)\s+
       | {_STRONG}\s+(?=[^\s\d=]{{0,99}}\d)(?=[^\sA-Za-z=]{{0,99}}[A-Za-z])
       | {_STRONG}\s+(?=\\*["'])
@@ -127,7 +138,7 @@ def without_secrets(text: str) -> str:
     text = _ADDRESS.sub(lambda found: "://" + "://".join(map(_address, found["rest"].split("://"))), text)
     text = _QUERY.sub(lambda found: _parameters(found[0]), text)
     text = _PROGRAMS.sub(lambda found: f"{found['kept'] or found['header']}{_MARK}", text)
-    text = _without_named(text)
+    text = _without_named(_ELEMENT.sub(_element, text))
     text = _SAID.sub(_said, text)
     text = _LOGIN.sub(f":{_MARK}@", _SHAPES.sub(_MARK, text)).replace(_MARK, HIDDEN)
     return _BREAK_AGAIN.sub(lambda found: "\\" * 2 ** _BREAKS.index(found[1]) + "n", text)
@@ -177,6 +188,12 @@ def _parameters(text: str) -> str:
     return _PARAMETER.sub(shown, text)
 
 
+def _element(found: re.Match[str]) -> str:
+    """Of XML."""
+    hidden = is_confidential(found["name"]) and not tells_nothing(found["name"], found["value"].strip())
+    return f"{found[1]}{_MARK}" if hidden else found[0]
+
+
 def _said(found: re.Match[str]) -> str:
     value = found["value"].strip("\\\"'")
     name = found["name"] or ""
@@ -193,13 +210,24 @@ def _without_named(text: str) -> str:
     while found := _NAMED.search(text, at):
         name = found["name"]
         at = found.end("name")
-        option = name.startswith("-")
-        if (option or not (found["item"] or found["blank"])) and is_confidential(name):
+        if is_confidential(name) and _has_value(text, found):
             begin, end = _value(text, found)
             if end > begin:
                 kept += (text[done:begin], _MARK)
                 done = at = end
     return "".join([*kept, text[done:]])
+
+
+def _has_value(text: str, found: re.Match[str]) -> bool:
+    """Whether what stands behind a name belongs to it: behind a blank or a comma that is seldom so."""
+    name, begin = found["name"], found.end()
+    if name.startswith("-") or not (found["item"] or found["blank"]):
+        return True
+    before = text[max(0, found.start() - 80) : found.start()]
+    if found["item"]:
+        return "_" in name and _CALLED.search(before) is not None
+    value = text[begin : begin + _LONGEST_PLAIN].partition(" ")[0]
+    return is_set(name, before, value) and not is_plain(name, value)
 
 
 def _value(text: str, found: re.Match[str]) -> tuple[int, int]:
@@ -227,9 +255,9 @@ def _value(text: str, found: re.Match[str]) -> tuple[int, int]:
         return begin, begin
     if not quoted:
         end = begin + len(bare)
-        if _may_have_blanks(text, found):
-            line = _TO_QUOTE.match(text, end)
-            end = line.end() if line else end
+        further = _further(text, found)
+        line = further.match(text, end) if further else None
+        end = line.end() if line else end
     return begin, _last_of_several(text, found, end)
 
 
@@ -270,14 +298,17 @@ def _is_prose(found: re.Match[str]) -> bool:
     return not found["name"].startswith("-") and found["assigned"] is not None
 
 
-def _may_have_blanks(text: str, found: re.Match[str]) -> bool:
-    """Of YAML and INI, whose values end with their lines, and of what people write behind `password:`."""
-    assigned = found["assigned"] or ""
+def _further(text: str, found: re.Match[str]) -> re.Pattern[str] | None:
+    """What a value with blanks goes on with: in YAML and INI to its line's end, as behind people's `password:`; of a
+    database's address (`Password=a b;`) to a semicolon."""
+    name, assigned = found["name"], found["assigned"] or ""
+    if assigned == "=" and (name in ("Password", "Pwd") or text[found.start() - 1 : found.start()] == ";"):
+        return _TO_SEMICOLON
     if not assigned.endswith(" "):
-        return False
-    if ":" in assigned and "passw" in found["name"].lower():
-        return True
-    return bool(":" in assigned or found["before"]) and _begins_line(text, found.start())
+        return None
+    prose = ":" in assigned and "passw" in name.lower()
+    line = (":" in assigned or found["before"]) and _begins_line(text, found.start())
+    return _TO_QUOTE if prose or line else None
 
 
 def _word_end(text: str, begin: int) -> tuple[int, bool]:

@@ -8,23 +8,37 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vllm_plugin.names import ANNOTATION_ORIGINAL_ARGS, GROUP
-from vllm_rightsizer.doctor.confidential_names import HIDDEN, is_confidential, set_of, tells_nothing, words_of
+from vllm_rightsizer.doctor.confidential_names import (
+    HIDDEN,
+    is_confidential,
+    is_login,
+    is_plain,
+    is_set,
+    program_of,
+    set_of,
+    tells_nothing,
+    words_of,
+)
 from vllm_rightsizer.doctor.confidential_texts import without_secrets, without_tokens
 
 LEFT_OUT = """\
 What is not in this bundle:
 - Secrets: none was kept; of the webhook's, only the public certificate was looked at, and it is not here either.
 - Values of environment variables of all containers, literal ones and references: their names are here.
-- Values in commands, arguments, JSON, messages and logs behind a name that has a word such as key, token, secret,
-  password, auth or header in it, and what follows "the password is"; the names themselves are here. Numbers of tokens,
-  names of files, and names of Secrets in Kubernetes' own fields are kept.
+- Values in commands, arguments, JSON, XML, messages and logs behind a name that has a word such as key, token, secret,
+  password, auth or header in it, where a sign such as "=" or ":" stands between them, the name is an option's, or the
+  words "set" or "ENV" stand before it; and what follows "the password is". The names themselves are here. Numbers of
+  tokens, names of files, labels, and names of Secrets in Kubernetes' own fields are kept.
+- What the short options for users, passwords, headers and cookies of curl, docker login, sshpass, mysql, mariadb and
+  redis-cli are given.
 - Users and passwords in addresses, and what stands behind the "?" of an address, but for numbers and what the
-  Kubernetes API and Prometheus take there.
+  Kubernetes API, Prometheus and registries take there.
 - Private keys as PEM, and what looks like a token or a registry's login by itself.
 - Annotations of others, arguments as they were before the webhook changed them, headers of probes, managed fields.
 - ConfigMaps' contents; Pods of namespaces that have not opted in; objects of kinds that are not ours.
-What nobody can tell from a word, such as a password alone in a script, is not found: look through it before you hand
-it on.
+What nobody can tell from a word is not found: a password alone in a script, what short options of other programs are
+given, the rest of a password with blanks where no quotes are around it, a token that is a word of sentences. Look
+through it before you hand it on.
 """
 _KEPT_ANNOTATIONS = (
     f"{GROUP}/",
@@ -39,12 +53,12 @@ _NAMES_OF_KUBERNETES = set_of(
     "secretName secrets tokenRequests topologyKey x-kubernetes-list-map-keys"
 )
 """Fields that hold names of Secrets and labels, or are made of such fields."""
+_LABELS = ("labels", "matchLabels", "nodeSelector", "selector")
 _OF_DRIVERS = ("volumeAttributes", "options")
 """Below these drivers of volumes say what is where."""
 _OPTION = re.compile(r"-{1,2}[\w.-]+\+?")
 _OPTION_WITH_VALUE = re.compile(r"(-{1,2}[\w.-]+\+?=)(.*)", re.DOTALL)
-_LOGINS = ("-u", "--user", "--proxy-user", "-H")
-_PROGRAMS = ("redis-cli", "sshpass")
+_LETTER_WITH_VALUE = re.compile(r"(-[A-Za-z]*?[abpuHU])(.+)", re.DOTALL)
 _RECORD = re.compile(r"((?:\d{4}-\d\d-\d\dT\S{1,40} )?)(\{.*\})\s*", re.DOTALL)
 
 
@@ -105,13 +119,24 @@ def _scrubbed(value: Any, kept: frozenset[str]) -> Any:
         elif key == "annotations":
             left = _annotations(inner)
         elif key in ("command", "args") and isinstance(inner, list):
-            left = _arguments([str(one) for one in inner])
+            command = value.get("command") if key == "args" else None
+            left = _arguments(_texts(inner), _texts(command) if isinstance(command, list) else ())
+        elif kept and key in _LABELS and _is_of_texts(inner):
+            left = {without_tokens(name): without_tokens(one) for name, one in inner.items()}
         elif _is_hidden(key, inner, kept) or (key == "value" and is_confidential(named)):
             left = HIDDEN
         else:
             left = _scrubbed(inner, frozenset() if key in _OF_DRIVERS else kept)
         found[without_tokens(key)] = left
     return found
+
+
+def _is_of_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+
+
+def _texts(values: Iterable[Any]) -> list[str]:
+    return [str(one) for one in values]
 
 
 def _environment(value: Any) -> Any:
@@ -139,10 +164,14 @@ def _is_hidden(name: str, value: Any, kept: frozenset[str]) -> bool:
     return not tells_nothing(name, value if isinstance(value, str) else json.dumps(value, default=str))
 
 
-def _arguments(given: Sequence[str]) -> list[str]:
-    """`--api-key value` in two items, too; vLLM takes several values there."""
+def _arguments(arguments: Sequence[str], command: Sequence[str] = ()) -> list[str]:
+    """`--api-key value` in two items, too; vLLM takes several values there.
+
+    `command` stands before `arguments`: its program says what their options are.
+    """
+    given = [*command, *arguments]
     found: list[str] = []
-    behind, several = "", False
+    behind, several, program = "", False, ""
     for at, one in enumerate(given):
         option = _OPTION_WITH_VALUE.fullmatch(one)
         # No value of an option begins as a long option does.
@@ -150,10 +179,15 @@ def _arguments(given: Sequence[str]) -> list[str]:
             found.append(one if tells_nothing(behind, one) else HIDDEN)
             behind = behind if several else ""
             continue
-        if at > 0 and _is_login(given[0], given[at - 1], one):
+        if at > 0 and is_login(program, given[at - 1], one):
             found.append(HIDDEN)
             continue
-        behind = one if _OPTION.fullmatch(one) and is_confidential(one) else ""
+        letter = _LETTER_WITH_VALUE.fullmatch(one) if program else None
+        if letter is not None and is_login(program, letter[1], letter[2]):
+            found.append(f"{letter[1]}{HIDDEN}")
+            continue
+        program = program_of(one) or program
+        behind = one if is_confidential(one) and _has_value(given, at) else ""
         several = words_of(behind)[:1] == ["api"]
         if option is None:
             found.append(_text(one))
@@ -162,14 +196,15 @@ def _arguments(given: Sequence[str]) -> list[str]:
         else:
             left = _json_scrubbed(option[2])
             found.append(_text(one) if left is None else f"{option[1]}{left}")
-    return found
+    return found[len(command) :]
 
 
-def _is_login(program: str, option: str, value: str) -> bool:
-    """What curl and others take behind a short option."""
-    if option in _LOGINS:
-        return ":" in value
-    return program.rpartition("/")[2] in _PROGRAMS and option in ("-a", "-p")
+def _has_value(given: Sequence[str], at: int) -> bool:
+    """Whether what stands behind a confidential name is its value."""
+    if _OPTION.fullmatch(given[at]):
+        return True
+    value = given[at + 1] if at + 1 < len(given) else ""
+    return is_set(given[at], " ".join([*given[max(0, at - 3) : at], ""]), value) and not is_plain(given[at], value)
 
 
 def _text(text: str) -> str:

@@ -19,6 +19,7 @@ from vllm_rightsizer.doctor.bundle import contents, logs_and_events, write
 from vllm_rightsizer.doctor.checks import CHECKS
 from vllm_rightsizer.doctor.findings import Finding, Severity, diagnosed
 from vllm_rightsizer.doctor.report import as_text, documents
+from vllm_rightsizer.doctor.scrubbing import scrubbed
 from vllm_rightsizer.errors import UserError
 
 SECRET = "hunter2"
@@ -145,9 +146,9 @@ def test_a_bundle_that_cannot_be_written_says_where(tmp_path: Path) -> None:
 
 def test_report_has_each_command_on_a_line_of_its_own() -> None:
     command = "kubectl -n chat " + "x" * 200
-    found = Finding("Name", Severity.WARNING, "Pod chat/llama", "seen [here]", "because", f"{command}\nEOF")
+    found = Finding("Name", Severity.WARNING, "Pod chat/llama", "seen [here]", "because", command)
     text = as_text([found], width=60)
-    assert f"  fix   {command}\n        EOF\n" in text
+    assert f"  fix   {command}\n" in text
     assert "WARNING  Name  Pod chat/llama" in text
     assert "seen [here]" in text
     assert text.endswith("1 warning\n")
@@ -177,3 +178,56 @@ def test_what_cannot_be_read_leaves_a_sentence_and_the_rest_of_the_bundle(tmp_pa
     assert "KEPT" in files["objects/pod.json"]
     assert "(left out)@host/api: refused" in files["not-looked-at.json"]
     assert json.loads(files["objects/deployment.json"])[0]["kind"] == "Deployment"
+
+
+def test_a_program_and_its_options_may_stand_in_two_lists() -> None:
+    for command, given, left in (
+        (["redis-cli"], ["-a", SECRET], ["-a", "(left out)"]),
+        (["vllm", "serve", "--api-key"], [SECRET], ["(left out)"]),
+        (["vllm"], ["serve", "-p", "8"], ["serve", "-p", "8"]),
+    ):
+        for names in (("command", "args"), ("args", "command")):
+            both = dict(zip(names, (command, given) if names[0] == "command" else (given, command), strict=True))
+            assert scrubbed(both) == {"command": command, "args": left}
+    assert scrubbed({"command": "redis-cli", "args": ["-a", "x"]}) == {"command": "redis-cli", "args": ["-a", "x"]}
+
+
+def test_labels_are_kept() -> None:
+    labels = {"auth": "enabled", "app": "token"}
+    for name in ("labels", "matchLabels", "nodeSelector", "selector"):
+        assert scrubbed({name: labels}) == {name: labels}
+        assert scrubbed({"selector": {name: labels}}) == {"selector": {name: labels}}
+        assert scrubbed({name: {"auth": f"sk-abcdefghijklmnop{SECRET}"}}) == {name: {"auth": "(left out)"}}
+        assert json.loads(scrubbed(json.dumps({name: labels})))[name]["auth"] == "(left out)"
+    assert scrubbed({"volumeAttributes": {"labels": labels}})["volumeAttributes"]["labels"]["auth"] == "(left out)"
+
+
+def test_objects_keep_the_names_of_secrets_and_lose_what_drivers_are_told() -> None:
+    volumes = [
+        {"secret": {"secretName": "hf", "items": [{"key": "token", "path": "token"}]}},
+        {"csi": {"driver": "x", "volumeAttributes": {"password": SECRET, "share": "a"}}},
+    ]
+    kept = {"imagePullSecrets": [{"name": "pull"}], "tolerations": [{"key": "nvidia.com/gpu", "value": "true"}]}
+    left = scrubbed({"volumes": volumes, "parameters": [{"name": "hf.token", "value": SECRET}], **kept})
+    assert left["volumes"][0] == volumes[0]
+    assert left["volumes"][1]["csi"]["volumeAttributes"] == {"password": "(left out)", "share": "a"}
+    assert left["parameters"] == [{"name": "hf.token", "value": "(left out)"}]
+    assert {name: left[name] for name in kept} == kept
+    assert scrubbed({f"sk-abcdefghijklmnop{SECRET}": 1}) == {"(left out)": 1}
+
+
+def test_objects_of_ours_are_kept_whole() -> None:
+    there = Installation()
+    for kind, raws in there.objects.items():
+        for raw in raws:
+            assert [*_differences(raw, scrubbed(raw))] == [], kind
+
+
+def _differences(one: object, other: object) -> list[object]:
+    """But for environments, annotations and what is dropped."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        names = [name for name in one if name not in ("env", "annotations", "managedFields")]
+        return [found for name in names for found in _differences(one[name], other.get(name))]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [found for pair in zip(one, other, strict=True) for found in _differences(*pair)]
+    return [] if one == other else [(one, other)]
