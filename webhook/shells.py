@@ -31,15 +31,20 @@ class Script:
     """What the script's variables are set to, the last of several."""
 
 
-def read_script(text: str) -> Script:
+def simple_commands(text: str) -> list[list[str]]:
+    """Lists of words without quotes and comments; keywords and assignments stand where they are."""
     commands: list[list[str]] = [[]]
-    assignments: dict[str, str] = {}
     for word in _words(text[:_LONGEST]):
         if word is None:
             commands.append([])
         else:
             commands[-1].append(word)
-    stripped = [_without_preface(words, assignments) for words in commands]
+    return commands
+
+
+def read_script(text: str) -> Script:
+    assignments: dict[str, str] = {}
+    stripped = [_without_preface(words, assignments) for words in simple_commands(text)]
     return Script([words for words in stripped if words], assignments)
 
 

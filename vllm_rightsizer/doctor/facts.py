@@ -26,6 +26,8 @@ Name = tuple[str, str]
 """Namespace and name."""
 
 CONFIGURATION = "MutatingWebhookConfiguration"
+ALL_DEPLOYMENTS = "Deployments of all namespaces"
+"""In `Facts.unseen`. The kind alone stands there for those of our own namespace."""
 WEBHOOK, RECOMMENDER = "webhook", "recommender"
 """The two servers, as their command line calls them."""
 

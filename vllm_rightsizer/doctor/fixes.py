@@ -5,6 +5,9 @@ Each can be copied into any shell as it is: without comments, which not every sh
 
 from __future__ import annotations
 
+import json
+import shlex
+
 from recommender.discovery import Pod
 from vllm_plugin.names import ANNOTATION_EXCLUDE
 from vllm_rightsizer.doctor.facts import RECOMMENDER, WEBHOOK, Facts, Raw, annotations_of, labels
@@ -68,6 +71,12 @@ def logs(facts: Facts, component: str) -> str:
     wanted = {} if deployment is None else deployment["spec"]["selector"].get("matchLabels")
     selector = ",".join(f"{name}={value}" for name, value in sorted((wanted or {_COMPONENT: component}).items()))
     return f"kubectl -n {facts.namespace} logs --selector={selector} --prefix --tail=50"
+
+
+def given(verb: str, made: Raw) -> str:
+    """`kubectl apply` or `create` of an object, on one line: a here-document would not outlive the report's
+    indentation."""
+    return f"echo {shlex.quote(json.dumps(made))} | kubectl {verb} -f -"
 
 
 def _name(facts: Facts, component: str) -> str:

@@ -19,6 +19,7 @@ from recommender.cluster_objects import AUTOMATION, CONFIG_MAPS, NAMESPACES, NOD
 from recommender.leading import LEASE, LEASES
 from vllm_plugin.names import ANNOTATION_SKIPPED, LABEL_INJECTED
 from vllm_rightsizer.doctor.facts import (
+    ALL_DEPLOYMENTS,
     WEBHOOK,
     Facts,
     Name,
@@ -34,6 +35,7 @@ from vllm_rightsizer.doctor.facts import (
 from vllm_rightsizer.doctor.gitops import APPLICATIONS
 from vllm_rightsizer.doctor.looking import Seen, looked, said_by
 from vllm_rightsizer.doctor.monitoring import MONITORING
+from vllm_rightsizer.doctor.plugins import silent_pods
 from vllm_rightsizer.doctor.proxied import pages_of, unready
 from vllm_rightsizer.doctor.rights import account_of, needed
 from vllm_rightsizer.doctor.selection import is_called_for
@@ -61,6 +63,7 @@ _PLUGIN_MAPS = {"labelSelector": "app.kubernetes.io/managed-by=vllm-rightsizer"}
 _PAGE = 500
 _AT_ONCE = 8
 _PROBED_NAMESPACES = 3
+_MOST_MAPS = 200
 _HOME = "vllm-rightsizer"
 """Where we are installed by default."""
 _FRESH_SECONDS = 30.0
@@ -111,13 +114,25 @@ async def _home(server: ApiServer, seen: Seen, known: Facts, namespace: str | No
     former installation may have left its configuration behind."""
     named = [found[0] for raw in known.configurations if (found := service_of(raw))]
     candidates = [namespace] if namespace else list(dict.fromkeys((*named, _HOME)))
+    # What was not to be seen in the whole cluster may well be seen there.
+    if everywhere := seen.unseen.pop(DEPLOYMENTS.kind, None):
+        seen.unseen[ALL_DEPLOYMENTS] = everywhere
+    hidden: str | None = None
     # Of all others the metadata alone is known.
     metadata = seen.objects.pop(DEPLOYMENTS.kind, [])
     for where in (*candidates, candidates[0]):
-        seen.objects.pop(DEPLOYMENTS.kind, None)
+        for resource in _OF_OURS:
+            seen.objects.pop(resource.kind, None)
+            seen.unseen.pop(resource.kind, None)
         await asyncio.gather(*(_listed(server, seen, resource, namespace=where) for resource in _OF_OURS))
         if Facts(known.now, where, seen.objects).deployment(WEBHOOK) is not None or len(candidates) == 1:
             break
+        if where in named:
+            hidden = hidden or seen.unseen.get(DEPLOYMENTS.kind)
+    else:
+        if hidden is not None:
+            # Our servers may be there.
+            seen.unseen[DEPLOYMENTS.kind] = hidden
     own = seen.objects.get(DEPLOYMENTS.kind, [])
     seen.objects[DEPLOYMENTS.kind] = [*(raw for raw in metadata if raw["metadata"].get("namespace") != where), *own]
     return where
@@ -274,11 +289,11 @@ def _review(facts: Facts, right: Right) -> Raw:
 async def _environments(server: ApiServer, facts: Facts, seen: Seen) -> dict[Name, dict[str, str]]:
     """What ConfigMaps, from which silent pods take all their variables, say of vLLM's plugins; nothing else of them."""
     wanted: set[Name] = set()
-    for (namespace, pod, container), page in facts.pages.items():
-        if page.trouble is not None:
-            containers = facts.pod(namespace, pod)["spec"].get("containers") or ()
-            sources = [source for one in containers if one["name"] == container for source in one.get("envFrom") or ()]
-            wanted |= {(namespace, str(one["configMapRef"]["name"])) for one in sources if "configMapRef" in one}
+    for pod in silent_pods(facts):
+        spec, namespace = facts.pod(pod.key.namespace, pod.name)["spec"], pod.key.namespace
+        own = [one for kind in ("containers", "initContainers") for one in spec.get(kind) or ()]
+        sources = [source for one in own if one["name"] == pod.key.container for source in one.get("envFrom") or ()]
+        wanted |= {(namespace, str(one["configMapRef"]["name"])) for one in sources if "configMapRef" in one}
     found: dict[Name, dict[str, str]] = {}
 
     async def read(namespace: str, name: str) -> None:
@@ -288,5 +303,5 @@ async def _environments(server: ApiServer, facts: Facts, seen: Seen) -> dict[Nam
 
         await looked(server, seen, f"ConfigMap {namespace}/{name}", f"get configmaps in {namespace}", look)
 
-    await asyncio.gather(*(read(*one) for one in sorted(wanted)))
+    await asyncio.gather(*(read(*one) for one in sorted(wanted)[:_MOST_MAPS]))
     return found

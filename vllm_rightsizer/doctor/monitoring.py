@@ -78,11 +78,18 @@ def _refusal(facts: Facts, resource: Resource, monitor: Raw, kind: Resource, rea
     if by_namespace is not None and not selects(by_namespace, labels(there) if there is not None else {}):
         seen = f"{titled(reader, kind.kind)} does not select its namespace"
         return seen, _labelled(f"label namespace {namespace}", by_namespace, kind, reader)
-    if resource is POD_MONITORS and _spec(reader).get("ignoreNamespaceSelectors"):
+    if resource is POD_MONITORS and _looks_elsewhere(monitor) and _spec(reader).get("ignoreNamespaceSelectors"):
         seen = f"{titled(reader, kind.kind)} has ignoreNamespaceSelectors, and looks for pods in {namespace} alone"
         patch = '{"spec":{"ignoreNamespaceSelectors":false}}'
         return seen, f"{_kubectl(reader)} patch {kind} {reader['metadata']['name']} --type=merge -p '{patch}'"
     return None
+
+
+def _looks_elsewhere(monitor: Raw) -> bool:
+    """Whether it is for pods of other namespaces than its own, too."""
+    wanted = _spec(monitor).get("namespaceSelector") or {}
+    own = monitor["metadata"]["namespace"]
+    return bool(wanted.get("any")) or any(name != own for name in wanted.get("matchNames") or ())
 
 
 def _says_nothing(kind: Resource, reader: Raw, field: str) -> tuple[str, str]:

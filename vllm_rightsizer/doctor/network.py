@@ -7,12 +7,12 @@ Addresses are held against those of the pods: a network that hides them does so 
 from __future__ import annotations
 
 import ipaddress
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vllm_plugin.names import LABEL_INJECTED
 from vllm_rightsizer.doctor.facts import RECOMMENDER, Facts, Raw, labels
+from vllm_rightsizer.doctor.fixes import given
 from vllm_rightsizer.doctor.selectors import Labels, selects
 
 
@@ -27,8 +27,13 @@ class _Side:
 
 def blocking_policy(facts: Facts, pod: Raw, port: int) -> Raw | None:
     """One of the policies around `pod` where none of them lets the recommender in; else one around the recommender
-    where none lets it out to `pod`; None where it gets through."""
-    recommender, vllm = _recommender(facts), _Side(pod["metadata"]["namespace"], labels(pod), _addresses((pod,)))
+    where none lets it out to `pod`; None where it gets through, or where nobody knows the recommender's labels."""
+    deployment = facts.deployment(RECOMMENDER)
+    if deployment is None:
+        return None
+    said = deployment["spec"]["template"]["metadata"].get("labels") or {}
+    recommender = _Side(facts.namespace, said, _addresses(facts.pods_of(deployment)))
+    vllm = _Side(pod["metadata"]["namespace"], labels(pod), _addresses((pod,)))
     into = _refusing(facts, pod, port, vllm, recommender)
     return into or _refusing(facts, pod, port, recommender, vllm, outwards=True)
 
@@ -36,12 +41,14 @@ def blocking_policy(facts: Facts, pod: Raw, port: int) -> Raw | None:
 def keeping_callers_out(facts: Facts, webhook: Raw, port: int) -> Raw | None:
     """A policy around a pod of the webhook, where none lets in who is no pod: the API server."""
     own = _Side(facts.namespace, labels(webhook), ())
-    return _refusing(facts, webhook, port, own, _Side("", {}, ()))
+    return _refusing(facts, webhook, port, own, None)
 
 
-def _refusing(facts: Facts, pod: Raw, port: int, own: _Side, other: _Side, *, outwards: bool = False) -> Raw | None:
+def _refusing(
+    facts: Facts, pod: Raw, port: int, own: _Side, other: _Side | None, *, outwards: bool = False
+) -> Raw | None:
     """One of the policies around `own`, where none of them lets through what goes between it and `other` to `port` of
-    `pod`."""
+    `pod`. No `other`: one that is no pod, and whose address nobody knows."""
     type_, rules, peers = ("Egress", "egress", "to") if outwards else ("Ingress", "ingress", "from")
     if pod["spec"].get("hostNetwork") and not outwards:
         # Of pods on their node's network a policy around them says nothing.
@@ -53,14 +60,6 @@ def _refusing(facts: Facts, pod: Raw, port: int, own: _Side, other: _Side, *, ou
         for rule in policy["spec"].get(rules) or ()
     )
     return around[0] if around and not any(admitted) else None
-
-
-def _recommender(facts: Facts) -> _Side:
-    deployment = facts.deployment(RECOMMENDER)
-    if deployment is None:
-        return _Side(facts.namespace, {}, ())
-    said = deployment["spec"]["template"]["metadata"].get("labels") or {}
-    return _Side(facts.namespace, said, _addresses(facts.pods_of(deployment)))
 
 
 def _addresses(pods: Iterable[Raw]) -> tuple[str, ...]:
@@ -79,7 +78,8 @@ def letting_through(facts: Facts, pod: Raw, port: int, blocking: Raw) -> str:
     """The command that lets the recommender reach plugins in the pod's namespace, at that end where `blocking` stands:
     what one NetworkPolicy allows, another does not take away."""
     deployment, namespace = facts.deployment(RECOMMENDER), pod["metadata"]["namespace"]
-    wanted = {} if deployment is None else deployment["spec"]["selector"].get("matchLabels") or {}
+    assert deployment is not None, "without it no policy is known to block"
+    wanted = deployment["spec"]["selector"].get("matchLabels") or {}
     recommender = {"podSelector": {"matchLabels": wanted}}
     plugins = {"podSelector": {"matchLabels": {LABEL_INJECTED: "true"}}}
     if blocking["metadata"]["namespace"] == facts.namespace:
@@ -106,8 +106,7 @@ def letting_callers_in(facts: Facts, deployment: Raw, port: int) -> str:
 
 def _applied(name: str, namespace: str, spec: Raw) -> str:
     head = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
-    policy = {**head, "metadata": {"name": name, "namespace": namespace}, "spec": spec}
-    return f"kubectl apply -f - <<'EOF'\n{json.dumps(policy)}\nEOF"
+    return given("apply", {**head, "metadata": {"name": name, "namespace": namespace}, "spec": spec})
 
 
 def _in_namespace(name: str) -> Raw:
@@ -130,13 +129,17 @@ def _means(one: Raw, pod: Raw, port: int) -> bool:
     return int(said) <= port <= int(one.get("endPort") or said)
 
 
-def _meets(facts: Facts, peers: Sequence[Raw] | None, own: _Side, other: _Side) -> bool:
+def _meets(facts: Facts, peers: Sequence[Raw] | None, own: _Side, other: _Side | None) -> bool:
     return not peers or any(_is_one(facts, peer, own, other) for peer in peers)
 
 
-def _is_one(facts: Facts, peer: Raw, own: _Side, other: _Side) -> bool:
+def _is_one(facts: Facts, peer: Raw, own: _Side, other: _Side | None) -> bool:
     if "ipBlock" in peer:
-        return not other.addresses or any(_lies_in(peer["ipBlock"], address) for address in other.addresses)
+        addresses = other.addresses if other is not None else ()
+        return not addresses or any(_lies_in(peer["ipBlock"], address) for address in addresses)
+    if other is None:
+        # All other peers are pods, even where a selector takes every one of them.
+        return False
     namespace = facts.one("Namespace", other.namespace)
     there = {"kubernetes.io/metadata.name": other.namespace, **(labels(namespace) if namespace is not None else {})}
     in_namespace = (

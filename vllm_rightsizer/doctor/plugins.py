@@ -88,18 +88,32 @@ def plugin_silent(facts: Facts) -> Iterator[Finding]:
 
 
 def _silent(facts: Facts) -> Iterator[tuple[Pod, Finding]]:
-    there = {pod.name for pod in facts.pods.injected}
-    for pod in facts.pods.injected:
-        page, said = facts.pages.get((pod.key.namespace, pod.name, pod.key.container)), _said(facts, pod)
-        heard = None if _is_of_former_pods(there, said) else _reported(said)
-        # Who may not see what the recommender hears cannot tell a network that keeps the API server from pods.
-        unknown = page is None or (not page.answered and VLLMRecommendation.KIND in facts.unseen)
-        speaks = unknown or (page is not None and page.trouble is None and not page.hooks_off)
-        if not pod.ready or pod.address is None or pod.excluded or heard or (speaks and heard is None):
-            continue
-        name, seen, fix = silence(facts, pod, page, str((said or {}).get("message")))
+    for pod, said in _not_heard(facts):
+        page = facts.pages.get((pod.key.namespace, pod.name, pod.key.container))
+        name, seen, fix = silence(facts, pod, page, said)
         about = f"Pod {pod.key.namespace}/{pod.name}"
         yield pod, Finding(name, Severity.WARNING, about, f"container {pod.key.container}: {seen}", _UNMEASURED, fix)
+
+
+def silent_pods(facts: Facts) -> list[Pod]:
+    """Those that `plugin_silent` is about."""
+    return [pod for pod, _ in _not_heard(facts)]
+
+
+def _not_heard(facts: Facts) -> Iterator[tuple[Pod, str]]:
+    """Each with the recommender's words about its workload."""
+    there = {pod.name for pod in facts.pods.injected}
+    reached = {namespace for (namespace, _, _), page in facts.pages.items() if page.answered}
+    for pod in facts.pods.injected:
+        page, said = facts.pages.get((pod.key.namespace, pod.name, pod.key.container)), _said(facts, pod)
+        heard, message = None if _is_of_former_pods(there, said) else _reported(said), str((said or {}).get("message"))
+        # Of a page that does not come, where no other comes either, the network may be the reason: it keeps the API
+        # server from pods. The recommender's own word decides.
+        blind = VLLMRecommendation.KIND in facts.unseen or pod.key.namespace not in reached
+        unknown = page is None or (not page.answered and blind and pod.name not in _NAMED.findall(message))
+        speaks = unknown or (page is not None and page.trouble is None and not page.hooks_off)
+        if pod.ready and pod.address is not None and not (pod.excluded or heard or (speaks and heard is None)):
+            yield pod, message
 
 
 def _said(facts: Facts, pod: Pod) -> Raw | None:

@@ -32,8 +32,7 @@ def as_text(findings: Sequence[Finding], *, colours: bool = False, width: int | 
         console.print(heading.append(f"{found.name}  {found.about}", style="not bold default"))
         console.print(Text(f"  seen  {found.seen}"))
         console.print(Text(f"  why   {found.why}"))
-        for at, line in enumerate(found.fix.splitlines()):
-            console.print(Text(f"  {'fix ' if at == 0 else '    '}  {line}"), soft_wrap=True)
+        console.print(Text(f"  fix   {found.fix}"), soft_wrap=True)
     console.print(f"\n{_counted(findings)}")
     return out.getvalue()
 

@@ -69,7 +69,8 @@ def _narrowed(facts: Facts, configuration: Raw, number: int) -> tuple[str, str] 
 
 def _is_for_new_pods(rule: Raw) -> bool:
     wanted = {"apiGroups": "", "apiVersions": "v1", "operations": "CREATE", "resources": "pods"}
-    said = all(value in rule.get(name, ()) or "*" in rule.get(name, ()) for name, value in wanted.items())
+    # `*/*` are all resources and their subresources.
+    said = all({value, "*", "*/*"} & set(rule.get(name) or ()) for name, value in wanted.items())
     return said and rule.get("scope") != "Cluster"
 
 

@@ -10,6 +10,7 @@ from recommender.conditions import CONTRADICTORY
 from vllm_plugin.names import API_VERSION, LABEL_INJECT
 from vllm_rightsizer.doctor.facts import CONFIGURATION, Facts, Raw, condition, titled
 from vllm_rightsizer.doctor.findings import Finding, Severity
+from vllm_rightsizer.doctor.fixes import given
 
 _SETTINGS = (VLLMPolicy.KIND, AutomatedNamespace.KIND, ClusterAutomation.KIND)
 
@@ -53,6 +54,7 @@ def policy_missing(facts: Facts) -> Iterator[Finding]:
         return
     there = {raw["metadata"]["name"] for raw in facts.of(VLLMPolicy.KIND)} | {DEFAULT_POLICY}
     shown: set[str] = set()
+    head = {"apiVersion": API_VERSION, "kind": VLLMPolicy.KIND}
     for about, name in _named(facts):
         if name not in there and about not in shown:
             shown.add(about)
@@ -62,9 +64,7 @@ def policy_missing(facts: Facts) -> Iterator[Finding]:
                 about,
                 f"it names the VLLMPolicy {name}, which is not there",
                 "the workloads concerned get no size",
-                "kubectl create -f - <<'EOF'\n"
-                f"{{apiVersion: {API_VERSION}, kind: VLLMPolicy, metadata: {{name: {name}}}, spec: {{}}}}\n"
-                "EOF",
+                given("create", {**head, "metadata": {"name": name}, "spec": {}}),
             )
 
 
@@ -74,9 +74,10 @@ def _named(facts: Facts) -> Iterator[tuple[str, str]]:
             if name := (raw.get("spec") or {}).get("defaultVllmPolicy"):
                 yield titled(raw, kind), str(name)
     for pod in (*facts.pods.injected, *facts.pods.bare):
-        # Without a word of theirs it is the default.
-        named = facts.automation_of(pod).policy
-        yield f"{pod.key.workload.kind} {pod.key.namespace}/{pod.key.workload.name}", named
+        said = facts.automation_of(pod)
+        if not (pod.excluded or said.excluded):
+            # Without a word of theirs it is the default.
+            yield f"{pod.key.workload.kind} {pod.key.namespace}/{pod.key.workload.name}", said.policy
 
 
 def automation_without_namespace(facts: Facts) -> Iterator[Finding]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from vllm_plugin.names import ENTRY_POINT, ENTRY_POINT_GROUP, ENV_DISABLED
 from vllm_rightsizer.doctor.facts import Facts, Page, Raw, titled
 from vllm_rightsizer.doctor.fixes import edited, excluded, started_anew
 from vllm_rightsizer.doctor.network import blocking_policy, letting_through
+from vllm_rightsizer.doctor.scripts import set_for_vllm
 from webhook.detection import detect, variable
 from webhook.injection import PLUGIN_VOLUME
 
@@ -20,13 +20,12 @@ Reason = tuple[str, str, str]
 
 PLUGINS = "VLLM_PLUGINS"
 _PYTHON_PATH = "PYTHONPATH"
-_SET_IN_SCRIPT = re.compile(rf"(?<![\w$])({PLUGINS}|{_PYTHON_PATH})=(\"[^\"]*\"|'[^']*'|[^\s;&|]*)")
 _MESHES = {
     "istio-proxy": "traffic.sidecar.istio.io/excludeInboundPorts",
     "linkerd-proxy": "config.linkerd.io/skip-inbound-ports",
 }
 """By the container of the mesh: the annotation with the ports that it leaves alone."""
-_RESET = ("reset by peer", "EOF")
+_RESET = ("reset by peer", "EOF", "Server disconnected")
 _REPEATED_ERRORS = 5
 """So many switch a hook off; with fewer, it found nothing to hook."""
 
@@ -109,9 +108,7 @@ def _not_named(silent: _Silent) -> Reason | None:
 
 def _set_in_scripts(silent: _Silent) -> Iterator[tuple[str, str]]:
     """Variables of Python and vLLM that its command line sets, each with what it is set to."""
-    for text in map(str, (*(silent.container.get("command") or ()), *(silent.container.get("args") or ()))):
-        for name, value in _SET_IN_SCRIPT.findall(text):
-            yield name, value.strip("'\"")
+    return set_for_vllm(silent.container, (PLUGINS, _PYTHON_PATH))
 
 
 def _plugins_of_maps(silent: _Silent) -> Iterator[tuple[str, str]]:
@@ -173,9 +170,10 @@ def _port_taken(silent: _Silent) -> Reason | None:
 
 
 def _meshed(silent: _Silent) -> Reason | None:
-    """A mesh that wants to know who calls resets what does not come through it."""
-    trouble = str(silent.page.trouble) if silent.page is not None else silent.said
-    if not any(word in trouble for word in _RESET):
+    """A mesh that wants to know who calls resets what does not come through it: the API server, or, where it lets that
+    in, the recommender alone."""
+    trouble = silent.page.trouble if silent.page is not None else None
+    if not any(word in f"{trouble} {silent.said}" for word in _RESET):
         return None
     for one in _containers(silent.raw):
         if annotation := _MESHES.get(str(one["name"])):

@@ -8,7 +8,7 @@ from recommender.api.policies import ClusterAutomation
 from recommender.api.recommendations import AUTOSCALER_CONFLICT, DEGRADED, VLLMRecommendation
 from recommender.api.sharing import GPUSHARE_MEMORY
 from recommender.conditions import BY_GPU_MEMORY, BY_POOL_USAGE
-from vllm_rightsizer.doctor.facts import CONFIGURATION, Facts, condition, titled
+from vllm_rightsizer.doctor.facts import ALL_DEPLOYMENTS, CONFIGURATION, Facts, condition, titled
 from vllm_rightsizer.doctor.findings import Finding, Severity
 from vllm_rightsizer.doctor.fixes import edited
 
@@ -63,7 +63,8 @@ def _emitters(facts: Facts) -> Iterator[tuple[str, str, str]]:
     for raw in facts.of(ClusterAutomation.KIND):
         fix = f"kubectl patch clusterautomation {raw['metadata']['name']} --type=merge -p '{_NONE}'"
         yield titled(raw, ClusterAutomation.KIND), str((raw.get("spec") or {}).get("emitter") or "none"), fix
-    first_of_each = {pod.key: pod for pod in reversed(facts.pods.injected)}
+    followed = [pod for pod in facts.pods.injected if not (pod.excluded or facts.automation_of(pod).excluded)]
+    first_of_each = {pod.key: pod for pod in reversed(followed)}
     for pod in first_of_each.values():
         yield f"Pod {pod.key.namespace}/{pod.name}", facts.automation_of(pod).emitter, edited(pod)
 
@@ -94,7 +95,6 @@ def _lacking(facts: Facts, emitter: str) -> str | None:
 def _is_installed(facts: Facts, word: str) -> bool:
     """Whether something is called so that runs on Nodes, or beside the scheduler: its webhook may be switched off, and
     Nodes with GPUs may come only when somebody needs them."""
-    kinds = ("DaemonSet", "Deployment")
-    if not facts.unseen.keys().isdisjoint(kinds):
+    if not facts.unseen.keys().isdisjoint(("DaemonSet", ALL_DEPLOYMENTS)):
         return True
-    return any(word in raw["metadata"]["name"] for kind in kinds for raw in facts.of(kind))
+    return any(word in raw["metadata"]["name"] for kind in ("DaemonSet", "Deployment") for raw in facts.of(kind))

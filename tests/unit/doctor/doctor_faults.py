@@ -244,12 +244,12 @@ def contradictory_policy(there: Installation) -> None:
     there.condition("Valid", "True", "Contradictory", kind="VLLMPolicy")
 
 
-@fault("PolicyMissing", "kind: VLLMPolicy, metadata: {name: careful}")
+@fault("PolicyMissing", '"kind": "VLLMPolicy", "metadata": {"name": "careful"}')
 def automation_with_a_policy_that_is_not_there(there: Installation) -> None:
     there.one("ClusterAutomation")["spec"]["defaultVllmPolicy"] = "careful"
 
 
-@fault("PolicyMissing", "metadata: {name: bold}")
+@fault("PolicyMissing", '"metadata": {"name": "bold"}')
 def pod_with_a_policy_that_is_not_there(there: Installation) -> None:
     there.one("Pod", POD)["metadata"]["annotations"] = {ANNOTATION_POLICY: "bold"}
 

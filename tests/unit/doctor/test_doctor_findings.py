@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from typing import Any
 
@@ -50,6 +51,8 @@ def test_fault_is_named_first_with_a_command_that_any_shell_takes(fault_name: st
     assert all((found[0].seen, found[0].why, found[0].about))
     for one in found:
         subprocess.run(["sh", "-n", "-c", one.fix], check=True)
+        # Of several lines the report, which indents them, would make others.
+        assert "\n" not in one.fix
         # Not every shell takes comments where people type.
         assert not re.search(r"(^|\s)#", one.fix)
     # Nothing in them looks like a secret to the bundle.
@@ -113,7 +116,7 @@ def test_command_against_a_network_policy_lets_the_recommender_through() -> None
     there.add(network(ports=[{"port": 8000}]))
     there.condition("PluginReporting", "False", "ScrapeFailed")
     [found] = examined(there)
-    there.add(json.loads(found.fix.splitlines()[1]))
+    there.add(json.loads(shlex.split(found.fix)[1]))
     assert names(examined(there)) == ["PluginNotHeard"]
 
 

@@ -6,31 +6,45 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
+from installation import POD, Installation, names, recommendation, vllm_pod
 
 from recommender.api.apiserver.connection import ApiServer
 from vllm_plugin.names import ANNOTATION_SKIPPED, LABEL_INJECT, LABEL_INJECTED
-from vllm_rightsizer.doctor.facts import Facts, Probe
+from vllm_rightsizer.doctor.checks import CHECKS
+from vllm_rightsizer.doctor.facts import ALL_DEPLOYMENTS, Facts, Probe, Raw
+from vllm_rightsizer.doctor.findings import diagnosed
 from vllm_rightsizer.doctor.gathering import gather, probe_of
 from vllm_rightsizer.errors import UserError
 
 CHAT = {"metadata": {"name": "chat", "labels": {LABEL_INJECT: "enabled"}}}
 AHEAD = timedelta(hours=3)
+OF_ALL, OF_ONE = "/apis/apps/v1/deployments", "/apis/apps/v1/namespaces/{}/deployments"
+CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 
 
 class _Cluster(BaseHTTPRequestHandler):
-    """A cluster of one namespace, without us. Connections end without an answer where the path holds `silent`."""
+    """A cluster of one namespace, without us. Connections end without an answer where the path holds `silent`; paths
+    in `denied` nobody may look at, and `held` has what is there beside the namespace."""
 
     silent: tuple[str, ...] = ()
+    denied: tuple[str, ...] = ()
+    held: Mapping[str, dict[str, Any]] = MappingProxyType({})
 
     def do_GET(self) -> None:
-        if self.path.partition("?")[0].endswith("/namespaces"):
+        path = self.path.partition("?")[0]
+        if path.endswith(self.denied):
+            self._answer(403, {"reason": "Forbidden", "message": "it is forbidden"})
+        elif path in self.held:
+            self._answer(200, self.held[path])
+        elif path.endswith("/namespaces"):
             self._answer(200, {"metadata": {}, "items": [CHAT]})
         elif "?limit=" in self.path or "&limit=" in self.path:
             self._answer(200, {"metadata": {}, "items": []})
@@ -61,9 +75,15 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, *silent: str) -> Iterator[Path]:
-    """The kubeconfig of one that says nothing where a path holds one of `silent`."""
-    handler = type("Handler", (_Cluster,), {"silent": silent})
+def cluster(
+    folder: Path, *silent: str, denied: tuple[str, ...] = (), held: Mapping[str, list[Raw] | Raw] | None = None
+) -> Iterator[Path]:
+    """The kubeconfig of one that says nothing where a path holds one of `silent`, and forbids what ends with one of
+    `denied`. `held`: lists and objects by path."""
+    answers = {
+        path: {"metadata": {}, "items": said} if isinstance(said, list) else said for path, said in (held or {}).items()
+    }
+    handler = type("Handler", (_Cluster,), {"silent": silent, "denied": denied, "held": answers})
     with _Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         try:
@@ -97,6 +117,62 @@ def test_an_answer_that_does_not_come_does_not_hide_the_others(tmp_path: Path) -
     assert facts.opted_in == ["chat"]
     assert facts.probe is not None
     assert "had no answer" in str(facts.probe.refused)
+
+
+def test_rights_in_our_namespace_alone_show_that_nobody_runs_there(tmp_path: Path) -> None:
+    with cluster(tmp_path, denied=(OF_ALL,)) as kubeconfig:
+        facts = gathered(kubeconfig)
+    assert "not allowed to list deployments" in facts.unseen[ALL_DEPLOYMENTS]
+    assert "Deployment" not in facts.unseen
+    assert "WebhookNotRunning" in names(diagnosed(facts, CHECKS))
+
+
+def test_a_former_namespace_that_may_not_be_seen_does_not_hide_ours(tmp_path: Path) -> None:
+    with cluster(tmp_path, denied=(OF_ONE.format("former"),), held=held("former", "ours", runs=True)) as kubeconfig:
+        facts = gathered(kubeconfig)
+    assert facts.namespace == "ours"
+    assert "Deployment" not in facts.unseen
+
+
+def test_our_servers_may_be_in_the_namespace_that_may_not_be_seen(tmp_path: Path) -> None:
+    with cluster(tmp_path, denied=(OF_ONE.format("ours"),), held=held("former", "ours", runs=False)) as kubeconfig:
+        facts = gathered(kubeconfig)
+    assert "not allowed" in facts.unseen["Deployment"]
+    assert "WebhookNotRunning" not in names(diagnosed(facts, CHECKS))
+
+
+def held(*namespaces: str, runs: bool) -> dict[str, list[Raw] | Raw]:
+    """A configuration that calls each; in the last one, the webhook's Deployment."""
+    configurations = []
+    for namespace in namespaces:
+        found = Installation().one("MutatingWebhookConfiguration")
+        found["metadata"]["name"] = namespace
+        found["webhooks"][0]["clientConfig"]["service"]["namespace"] = namespace
+        configurations.append(found)
+    deployment = Installation().one("Deployment", "vllm-rightsizer-webhook")
+    deployment["metadata"]["namespace"] = namespaces[-1]
+    return {CONFIGURATIONS: configurations, OF_ONE.format(namespaces[-1]): [deployment] if runs else []}
+
+
+def test_maps_of_a_silent_pod_are_read_whose_page_nobody_may_ask_for(tmp_path: Path) -> None:
+    """Its engine is an init container."""
+    pod, said = vllm_pod(), recommendation()
+    spec = pod["spec"]
+    [engine] = spec["containers"]
+    spec["containers"] = [{"name": "main", "image": "main"}]
+    source = {"envFrom": [{"configMapRef": {"name": "plugins"}}]}
+    spec["initContainers"] = [{**engine, **source, "restartPolicy": "Always"}]
+    pod["status"]["initContainerStatuses"] = pod["status"].pop("containerStatuses")
+    said["status"]["conditions"][0] |= {"status": "False", "reason": "ScrapeFailed"}
+    there: dict[str, list[Raw] | Raw] = {
+        "/api/v1/pods": [pod],
+        "/apis/vllm-rightsizer.io/v1alpha1/vllmrecommendations": [said],
+        "/api/v1/namespaces/chat/configmaps/plugins": {"data": {"VLLM_PLUGINS": "lora", "OTHER": "x"}},
+    }
+    with cluster(tmp_path, denied=("/proxy/metrics",), held=there) as kubeconfig:
+        facts = gathered(kubeconfig)
+    assert [one.name for one in facts.pods.injected] == [POD]
+    assert facts.environments == {("chat", "plugins"): {"VLLM_PLUGINS": "lora"}}
 
 
 def test_an_api_server_that_says_nothing_at_all(tmp_path: Path) -> None:

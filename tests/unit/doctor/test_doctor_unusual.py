@@ -8,14 +8,14 @@ from typing import Any
 
 import doctor_faults_of_others as others
 import pytest
-from doctor_faults import UNANSWERED, Fault, Known
+from doctor_faults import UNANSWERED, Fault, Known, network
 from installation import CHAT, NOW, POD, Installation, authority, names, vllm_pod
 
 from recommender.api.scopes import Scope
 from recommender.api.workloads import recommendation_name
-from vllm_plugin.names import ANNOTATION_EMITTER, LABEL_INJECT
+from vllm_plugin.names import ANNOTATION_EMITTER, ANNOTATION_EXCLUDE, ANNOTATION_POLICY, LABEL_INJECT
 from vllm_rightsizer.doctor.checks import CHECKS
-from vllm_rightsizer.doctor.facts import CONFIGURATION, Facts, Probe
+from vllm_rightsizer.doctor.facts import CONFIGURATION, Facts, Page, Probe
 from vllm_rightsizer.doctor.findings import Finding, diagnosed
 from vllm_rightsizer.doctor.selection import is_called_for
 from webhook.pairs import Lifetimes, new_leaf
@@ -112,6 +112,48 @@ def network_that_keeps_the_api_server_from_pods(there: Installation) -> Known:
     return {"pages": UNANSWERED, "unseen": {"VLLMRecommendation": NOT_ALLOWED}}
 
 
+def pod_that_still_loads_behind_a_network_that_keeps_the_api_server_away(there: Installation) -> Known:
+    for number in (1, 2):
+        there.add(vllm_pod(f"llama-{number}"))
+    there.add(vllm_pod("llama-3"))["status"]["containerStatuses"][0]["ready"] = False
+    message = "3 of 4 pods report; pod llama-3: connection refused"
+    there.condition("PluginReporting", "True", "Reporting", message=message)
+    return {"pages": unanswered("llama-0", "llama-1", "llama-2")}
+
+
+def workload_of_which_nothing_is_written_yet(there: Installation) -> Known:
+    """Behind such a network; pages of another namespace come through."""
+    there.objects["VLLMRecommendation"].clear()
+    return {"pages": {**UNANSWERED, ("others", POD, "vllm"): Page()}}
+
+
+def unanswered(*pods: str) -> dict[tuple[str, str, str], Page]:
+    return {(CHAT, pod, "vllm"): Page("no route to host", answered=False) for pod in pods}
+
+
+def monitor_of_the_pods_own_namespace(there: Installation) -> None:
+    monitor = there.add(others.pod_monitor())
+    monitor["metadata"]["namespace"] = CHAT
+    everywhere = {"podMonitorSelector": {}, "podMonitorNamespaceSelector": {}}
+    there.add(others.prometheus(ignoreNamespaceSelectors=True, **everywhere))
+
+
+def monitor_that_names_its_own_namespace(there: Installation) -> None:
+    monitor_of_the_pods_own_namespace(there)
+    there.one("PodMonitor")["spec"]["namespaceSelector"] = {"matchNames": [CHAT]}
+
+
+def excluded_pod_with_annotations_that_lead_nowhere(there: Installation) -> None:
+    annotations = {ANNOTATION_EXCLUDE: "true", ANNOTATION_POLICY: "bold", ANNOTATION_EMITTER: "volcano"}
+    there.one("Pod", POD)["metadata"]["annotations"] = annotations
+
+
+def excluded_workload_with_annotations_that_lead_nowhere(there: Installation) -> None:
+    annotations = {ANNOTATION_EXCLUDE: "true", ANNOTATION_POLICY: "bold", ANNOTATION_EMITTER: "volcano"}
+    metadata = {"name": "llama", "namespace": CHAT, "annotations": annotations}
+    there.add({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata})
+
+
 def release_that_argo_cd_has_taken_over(there: Installation) -> None:
     """Helm's name stays among the managers, with fields that both have written."""
     metadata = there.one("ClusterAutomation")["metadata"]
@@ -135,6 +177,12 @@ def webhook_that_brings_the_plugin_nowhere(there: Installation) -> Known:
         webhook_that_brings_the_plugin_nowhere,
         release_that_argo_cd_has_taken_over,
         network_that_keeps_the_api_server_from_pods,
+        pod_that_still_loads_behind_a_network_that_keeps_the_api_server_away,
+        workload_of_which_nothing_is_written_yet,
+        monitor_of_the_pods_own_namespace,
+        monitor_that_names_its_own_namespace,
+        excluded_pod_with_annotations_that_lead_nowhere,
+        excluded_workload_with_annotations_that_lead_nowhere,
         opt_out,
         opt_out_that_may_not_be_seen,
         neither_configuration_nor_deployments_may_be_seen,
@@ -154,6 +202,42 @@ def test_unusual_and_well(unusual: Fault) -> None:
     known = unusual(there) or {}
     found = [one for one in examined(there, **known) if one.name != "NotLookedAt"]
     assert found == []
+
+
+def test_a_silent_pod_behind_a_network_that_keeps_the_api_server_away() -> None:
+    """The recommender's words name it; of the others nothing is said."""
+    there = Installation()
+    there.add(vllm_pod("llama-1"))
+    there.condition("PluginReporting", "True", "Reporting", message="1 of 2 pods report; pod llama-1: timed out")
+    found = examined(there, pages=unanswered("llama-0", "llama-1"))
+    assert [(one.name, one.about) for one in found] == [("PluginSilent", "Pod chat/llama-1")]
+
+
+def test_silent_pods_beside_one_whose_page_comes() -> None:
+    """Named or not."""
+    there = Installation()
+    for number in (1, 2):
+        there.add(vllm_pod(f"llama-{number}"))
+    there.condition("PluginReporting", "True", "Reporting", message="1 of 3 pods report; pod llama-1: timed out")
+    found = examined(there, pages={**unanswered("llama-1", "llama-2"), (CHAT, POD, "vllm"): Page()})
+    assert [(one.name, one.about) for one in found] == [("PluginSilent", "Pod chat/llama-1 and 1 more of its workload")]
+
+
+def test_a_network_policy_is_not_accused_where_nobody_knows_the_recommender() -> None:
+    there = Installation()
+    component = {"matchLabels": {"app.kubernetes.io/component": "recommender"}}
+    there.add(network(**{"from": [{"namespaceSelector": {}, "podSelector": component}]}))
+    there.condition("PluginReporting", "False", "ScrapeFailed", message="0 of 1 pods report; pod llama-0: timed out")
+    there.objects["Deployment"].clear()
+    found = examined(there, pages=UNANSWERED, unseen={"Deployment": NOT_ALLOWED})
+    assert [one.name for one in found if one.name != "NotLookedAt"] == ["PluginSilent"]
+
+
+@pytest.mark.parametrize("resource", ["*", "*/*", "pods"])
+def test_rules_that_take_more_than_pods(resource: str) -> None:
+    there = Installation()
+    there.webhook["rules"][0]["resources"] = [resource]
+    assert names(examined(there, probe=Probe(CHAT))) == ["WebhookUnreachable"]
 
 
 def test_a_pod_is_tried_where_the_webhook_is_called() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from typing import Any
 
@@ -109,6 +110,43 @@ def script_that_sets_the_path(there: Installation) -> Known:
     return silent(there)
 
 
+@variant("PluginPathFromElsewhere", "its script sets PYTHONPATH anew", "edit statefulset/llama")
+def path_of_the_command_that_is_vllm(there: Installation) -> Known:
+    there.container["command"] = ["bash", "-c", "python prep.py && PYTHONPATH=/x exec python3 -m vllm.entrypoints.cli"]
+    return silent(there)
+
+
+@variant("PluginPathFromElsewhere", "its script sets PYTHONPATH anew", "edit statefulset/llama")
+def path_that_env_sets(there: Installation) -> Known:
+    there.container["command"] = ["env", "PYTHONPATH=/x", "vllm", "serve", "m"]
+    return silent(there)
+
+
+@variant("PluginPathFromElsewhere", "its script sets PYTHONPATH anew", "edit statefulset/llama")
+def path_of_all_commands_that_come_after(there: Installation) -> Known:
+    """It is in the environment already, and so what it is set to is handed on."""
+    there.container["command"] = ["bash", "-c", "PYTHONPATH=/x; vllm serve m"]
+    return silent(there)
+
+
+@variant("PluginPathFromElsewhere", "its script sets PYTHONPATH anew", "edit statefulset/llama")
+def path_of_a_script_that_may_start_vllm(there: Installation) -> Known:
+    there.container["command"] = ["bash", "-c", "PYTHONPATH=/x ./serve.sh"]
+    return silent(there)
+
+
+@variant("PluginSilent", "vLLM has not loaded the plugin", "entry_points")
+def path_of_another_command(there: Installation) -> Known:
+    there.container["command"] = ["bash", "-c", "PYTHONPATH=/x python prep.py && VLLM_PLUGINS=lora; vllm serve m"]
+    return silent(there)
+
+
+@variant("PluginSilent", "vLLM has not loaded the plugin", "entry_points")
+def path_that_a_command_tells(there: Installation) -> Known:
+    there.container["command"] = ["bash", "-c", 'export PYTHONPATH="$(paths)"; vllm serve m']
+    return silent(there)
+
+
 @variant("PluginSilent", "vLLM has not loaded the plugin", "entry_points")
 def script_that_adds_to_the_path(there: Installation) -> Known:
     """That is as it should be: the reason is another one."""
@@ -138,6 +176,14 @@ def mesh_that_wants_to_know_who_calls(there: Installation) -> Known:
     return silent(there, Page("read tcp: connection reset by peer", answered=False))
 
 
+@variant("MeshBlocks", "traffic.sidecar.istio.io/excludeInboundPorts", "edit statefulset/llama")
+def mesh_that_lets_the_api_server_in(there: Installation) -> Known:
+    there.one("Pod", POD)["spec"]["containers"].append({"name": "istio-proxy", "image": "proxy"})
+    known = silent(there, Page())
+    there.condition("PluginReporting", "False", "ScrapeFailed", message="0 of 1 pods report; Server disconnected")
+    return known
+
+
 @variant("NetworkPolicyBlocks", "NetworkPolicy chat/only-the-gateway", '"policyTypes": ["Ingress"]')
 def network_policy_by_addresses(there: Installation) -> Known:
     there.one("Pod", RECOMMENDER_POD)["status"]["podIP"] = "10.1.2.3"
@@ -164,6 +210,15 @@ def network_policy_around_the_webhook(there: Installation) -> Known:
     return {"probe": Probe(CHAT)}
 
 
+@variant("WebhookIsolated", "which is no pod, reach port 8443", '"ingress": [{"ports": [{"port": 8443}]}]')
+def network_policy_that_lets_every_pod_in(there: Installation) -> Known:
+    beside = {"podSelector": {}}
+    anywhere = {"podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["x"]}]}}
+    peers = [beside, {"namespaceSelector": {}}, {"namespaceSelector": {}, **anywhere}]
+    there.add(deny(policyTypes=["Ingress"], ingress=[{"from": peers}]))
+    return {"probe": Probe(CHAT)}
+
+
 @variant("WebhookUnreachable", "came back without the plugin", "logs")
 def firewall_behind_a_network_policy_that_lets_callers_in(there: Installation) -> Known:
     network_policy_around_the_webhook(there)
@@ -174,12 +229,12 @@ def firewall_behind_a_network_policy_that_lets_callers_in(there: Installation) -
 
 @variant("MonitorNotSelected", "ignoreNamespaceSelectors", "ignoreNamespaceSelectors")
 def prometheus_that_stays_in_one_namespace(there: Installation) -> None:
-    there.add(others.pod_monitor())
+    there.add(others.pod_monitor())["spec"]["namespaceSelector"] = {"matchNames": [OURS, CHAT]}
     everywhere = {"podMonitorSelector": {}, "podMonitorNamespaceSelector": {}}
     there.add(others.prometheus(ignoreNamespaceSelectors=True, **everywhere))
 
 
-@variant("PolicyMissing", "VLLMPolicy careful", "metadata: {name: careful}")
+@variant("PolicyMissing", "VLLMPolicy careful", '"metadata": {"name": "careful"}')
 def workload_with_a_policy_in_another_spelling(there: Installation) -> None:
     metadata = {"name": "llama", "namespace": CHAT, "annotations": {"scaleops.sh/default-vllm-policy": "careful"}}
     there.add({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata})
@@ -203,6 +258,7 @@ def test_variant_is_named_first(name: str) -> None:
     assert fix in found[0].fix
     for one in found:
         subprocess.run(["sh", "-n", "-c", one.fix], check=True)
+        assert "\n" not in one.fix
         # A word in capitals alone would have to be filled in first.
         assert not re.search(r"\b(NAME|NAMESPACE|POD)\b", one.fix)
 
@@ -214,7 +270,7 @@ def test_command_lets_the_recommender_through_at_either_end(make: Fault) -> None
     there = Installation()
     known = make(there) or {}
     [found] = examined(there, **known)
-    there.add(json.loads(found.fix.splitlines()[1]))
+    there.add(json.loads(shlex.split(found.fix)[1]))
     assert names(examined(there, **known)) == ["PluginSilent"]
 
 
