@@ -20,6 +20,8 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 RELEASE = ROOT / ".github" / "workflows" / "release.yml"
 HOSTS = re.compile(
     r"\b(ghcr|quay|docker|gcr|nvcr|public\.ecr|mcr|cgr)\.(io|aws|dev|microsoft\.com)\b|\bregistry\.k8s\.io\b"
+    r"|\b(registry\.(npmjs|yarnpkg)|proxy\.golang|sum\.golang|files\.pythonhosted|deb\.debian)\.(org|com)\b"
+    r"|\bpypi\.org/simple\b"
 )
 Raw = dict[str, Any]
 
@@ -131,7 +133,7 @@ def test_the_release_says_that_no_registry_is_named() -> None:
 
 
 def test_no_file_names_a_registry() -> None:
-    """Images come from where their user says; those of others stand in examples and tests without one."""
+    """Images and packages come from where their user says; those of others stand in examples and tests without one."""
     found = {str(file.relative_to(ROOT)): HOSTS.search(file.read_text(errors="replace")) for file in tracked()}
     assert len(found) > 600
     assert {name: match[0] for name, match in found.items() if match} == {}

@@ -69,7 +69,7 @@ def in_base64(text: str) -> str:
         f"AccountName=a;AccountKey={S};EndpointSuffix=x",
         f"{{'name': 'HF_TOKEN', 'value': '{S}', 'value_from': None}}",
         f"env:\n- name: HF_TOKEN\n  value: {S}\n",
-        f"//registry.npmjs.org/:_authToken={S}",
+        f"//registry.example.com/:_authToken={S}",
         f"x={{'cookie': 'a=b; c={S}'}}",
         # as people write it
         f"token is {S}",

@@ -104,55 +104,37 @@ def script_that_overrides_what_the_webhook_has_listed(there: Installation) -> Kn
     return silent(there)
 
 
-@variant("PluginPathFromElsewhere", "its script sets PYTHONPATH anew", "edit statefulset/llama")
-def script_that_sets_the_path(there: Installation) -> Known:
-    there.container["command"] = ["bash", "-c", 'export PYTHONPATH="/app"; vllm serve model']
-    return silent(there)
+SETTING_THE_PATH = (
+    ["bash", "-c", 'export PYTHONPATH="/app"; vllm serve model'],
+    ["bash", "-c", "python prep.py && PYTHONPATH=/x exec python3 -m vllm.entrypoints.cli"],
+    ["env", "PYTHONPATH=/x", "vllm", "serve", "m"],
+    # It is in the environment already, and so what it is set to is handed on.
+    ["bash", "-c", "PYTHONPATH=/x; vllm serve m"],
+    # It may start vLLM.
+    ["bash", "-c", "PYTHONPATH=/x ./serve.sh"],
+)
+LEAVING_THE_PATH = (
+    ["bash", "-c", "PYTHONPATH=/x python prep.py && VLLM_PLUGINS=lora; vllm serve m"],
+    ["bash", "-c", 'export PYTHONPATH="$(paths)"; vllm serve m'],
+    # That is as it should be.
+    ["bash", "-c", "export PYTHONPATH=/app:$PYTHONPATH VLLM_PLUGINS=lora,$VLLM_PLUGINS; vllm serve model"],
+)
 
 
-@variant("PluginPathFromElsewhere", "its script sets PYTHONPATH anew", "edit statefulset/llama")
-def path_of_the_command_that_is_vllm(there: Installation) -> Known:
-    there.container["command"] = ["bash", "-c", "python prep.py && PYTHONPATH=/x exec python3 -m vllm.entrypoints.cli"]
-    return silent(there)
-
-
-@variant("PluginPathFromElsewhere", "its script sets PYTHONPATH anew", "edit statefulset/llama")
-def path_that_env_sets(there: Installation) -> Known:
-    there.container["command"] = ["env", "PYTHONPATH=/x", "vllm", "serve", "m"]
-    return silent(there)
-
-
-@variant("PluginPathFromElsewhere", "its script sets PYTHONPATH anew", "edit statefulset/llama")
-def path_of_all_commands_that_come_after(there: Installation) -> Known:
-    """It is in the environment already, and so what it is set to is handed on."""
-    there.container["command"] = ["bash", "-c", "PYTHONPATH=/x; vllm serve m"]
-    return silent(there)
-
-
-@variant("PluginPathFromElsewhere", "its script sets PYTHONPATH anew", "edit statefulset/llama")
-def path_of_a_script_that_may_start_vllm(there: Installation) -> Known:
-    there.container["command"] = ["bash", "-c", "PYTHONPATH=/x ./serve.sh"]
-    return silent(there)
-
-
-@variant("PluginSilent", "vLLM has not loaded the plugin", "entry_points")
-def path_of_another_command(there: Installation) -> Known:
-    there.container["command"] = ["bash", "-c", "PYTHONPATH=/x python prep.py && VLLM_PLUGINS=lora; vllm serve m"]
-    return silent(there)
-
-
-@variant("PluginSilent", "vLLM has not loaded the plugin", "entry_points")
-def path_that_a_command_tells(there: Installation) -> Known:
-    there.container["command"] = ["bash", "-c", 'export PYTHONPATH="$(paths)"; vllm serve m']
-    return silent(there)
-
-
-@variant("PluginSilent", "vLLM has not loaded the plugin", "entry_points")
-def script_that_adds_to_the_path(there: Installation) -> Known:
-    """That is as it should be: the reason is another one."""
-    script = "export PYTHONPATH=/app:$PYTHONPATH VLLM_PLUGINS=lora,$VLLM_PLUGINS; vllm serve model"
-    there.container["command"] = ["bash", "-c", script]
-    return silent(there)
+@pytest.mark.parametrize("command", [*SETTING_THE_PATH, *LEAVING_THE_PATH], ids=" ".join)
+def test_what_a_command_line_does_to_the_path(command: list[str]) -> None:
+    """Where it does nothing to it, the reason is another one."""
+    there = Installation()
+    there.container["command"] = command
+    first = examined(there, **silent(there))[0]
+    if command in SETTING_THE_PATH:
+        assert first.name == "PluginPathFromElsewhere"
+        assert "its script sets PYTHONPATH anew" in first.seen
+        assert "edit statefulset/llama" in first.fix
+    else:
+        assert first.name == "PluginSilent"
+        assert "vLLM has not loaded the plugin" in first.seen
+        assert "entry_points" in first.fix
 
 
 @variant("PluginSilent", "hears nothing from port 9415: 0 of 1 pods report", "entry_points")
