@@ -26,7 +26,8 @@ from schemathesis import GenerationMode
 from schemathesis.core import NotSet
 
 from bench.fuzz_answers import fault_in, review_in
-from bench.lab.programs import LabError, free_ports, start
+from bench.lab.programs import LabError, start
+from vllm_rightsizer.demo.ports import free_ports
 from webhook.app import create_app
 from webhook.knowledge import Knowledge
 from webhook.settings import InjectionSettings

@@ -16,9 +16,10 @@ from bench.engines import BLOCK_TOKENS as ENGINE_BLOCK_TOKENS
 from bench.engines import Engine, traffic
 from bench.figures import Figure
 from bench.in_vllm import WEIGHTS, tensor_bytes
-from bench.servers import ServerError, environment, free_port, read
+from bench.servers import ServerError, environment, read
 from vllm_plugin import names
 from vllm_rightsizer.demo.model import BLOCK_TOKENS, write_model
+from vllm_rightsizer.demo.ports import free_ports
 
 _MODULE = "bench.plugin_exactness"
 _STEPS = 10_000
@@ -62,7 +63,7 @@ def _bytes() -> Iterator[Figure]:
         write_model(model)
         done = subprocess.run(
             [sys.executable, "-m", _MODULE, str(model)],
-            env=environment(folder, free_port()) | {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"},
+            env=environment(folder, free_ports(1)[0]) | {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"},
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

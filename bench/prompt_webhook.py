@@ -20,7 +20,8 @@ import uvloop
 
 from bench.lab.certificates import Authority
 from bench.lab.control_plane import ControlPlane
-from bench.lab.programs import free_ports, start
+from bench.lab.programs import start
+from vllm_rightsizer.demo.ports import free_ports
 
 _HOST = "127.0.0.1"
 _NAME = "prompt"

@@ -36,11 +36,11 @@ from bench.recommender_fleet import (
 )
 from bench.recommender_plot import plot
 from bench.referee import JudgeMissingError
-from bench.servers import free_port
 from recommender.discovery import seen_pod
 from recommender.exposition import parse_page
 from recommender.history import History
 from recommender.keys import SeriesKey
+from vllm_rightsizer.demo.ports import free_ports
 
 SIZES = (1_000, 3_000, 10_000, 30_000)
 STANDARD = 10_000
@@ -158,7 +158,7 @@ def _serving(found: Sequence[Template], scratch: Path) -> Iterator[int]:
     for number, template in enumerate(found):
         for look, body in enumerate(template.pages):
             (folder / f"{number}-{look}").write_bytes(body)
-    port = free_port()
+    port = free_ports(1)[0]
     command = [sys.executable, "-m", "bench.recommender_pages", str(port), str(folder)]
     servers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(_PAGE_SERVERS)]
     try:

@@ -21,11 +21,12 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.figures import Figure
-from bench.servers import ServerError, free_port, serving
+from bench.servers import ServerError, serving
 from recommender.api.plugin_wheel import WHEEL_FILE, plugin_wheel
 from recommender.exposition import parse_page
 from vllm_plugin import formats, names
 from vllm_rightsizer.demo.model import write_model
+from vllm_rightsizer.demo.ports import free_ports
 
 _SCRAPES = 300
 _BLOCKS = 200
@@ -122,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _scrapes(folder: Path) -> Iterator[Figure]:
     """Length and cost of a page, for the process that serves it and for the recommender that reads it."""
-    environment = _environment(folder, free_port())
+    environment = _environment(folder, free_ports(1)[0])
     with ExitStack() as ends:
         for engine in (0, 1):
             for rank in (0, 1):
@@ -160,7 +161,7 @@ def _start(folder: Path) -> Iterator[Figure]:
         samples = (sample for family in families for sample in family.samples)
         running = next(sample.value for sample in samples if sample.name == names.HOOK_SECONDS)
     # vLLM looks at the model's class in a process that ends at once, and remembers what it saw.
-    inspection = float(_run([_INSPECTION], _environment(folder, free_port())).split("SECONDS")[1])
+    inspection = float(_run([_INSPECTION], _environment(folder, free_ports(1)[0])).split("SECONDS")[1])
     yield Figure("start_seconds", running + inspection, "s", 1, _LARGEST_START_SECONDS)
 
 

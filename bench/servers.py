@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 import urllib.request
@@ -19,6 +18,7 @@ from bench.engines import quiet_environment
 from recommender.api.plugin_wheel import WHEEL_FILE, plugin_wheel
 from vllm_plugin import names
 from vllm_rightsizer.demo.model import BLOCK_BYTES, BLOCK_TOKENS, MAX_MODEL_LEN
+from vllm_rightsizer.demo.ports import free_ports
 from vllm_rightsizer.demo.processes import Program
 
 _READY_SECONDS = 180.0
@@ -77,17 +77,10 @@ def read(port: int) -> dict[str, float]:
     return found
 
 
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def serving(model: Path, folder: Path, blocks: int) -> Iterator[Server]:
     """A server of `model` with so many blocks. Raises `ServerError`."""
-    api, port = free_port(), free_port()
+    api, port = free_ports(2)
     arguments = [
         *("--model", str(model), "--served-model-name", "bench", "--load-format", "dummy", "--dtype", "float32"),
         *("--enforce-eager", "--block-size", str(BLOCK_TOKENS), "--max-model-len", str(MAX_MODEL_LEN)),

@@ -9,7 +9,8 @@ from pathlib import Path
 from bench.lab.certificates import Authority
 from bench.lab.client import Raw
 from bench.lab.control_plane import ControlPlane
-from bench.lab.programs import folder_with, free_ports, start
+from bench.lab.programs import folder_with, start
+from vllm_rightsizer.demo.ports import free_ports
 
 _CONFIGURATION = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/vpa-webhook-config"
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from bench.lab.base_images import our_images, own_architecture
 from bench.lab.control_plane import ControlPlane
 from bench.lab.node import Node, address, missing_for_a_node, the_only_node
-from bench.lab.programs import LabError, folder_with, free_ports, start
+from bench.lab.programs import LabError, folder_with, start
 from bench.lab.vllm_pods import vllm_image
+from vllm_rightsizer.demo.ports import free_ports
 
 _VOLUMES = 10
 

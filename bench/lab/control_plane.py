@@ -13,7 +13,8 @@ import httpx
 
 from bench.lab.certificates import Authority, KeyPair, signing_key
 from bench.lab.client import ApiClient, StatusError
-from bench.lab.programs import LabError, folder_with, free_ports, start
+from bench.lab.programs import LabError, folder_with, start
+from vllm_rightsizer.demo.ports import free_ports
 from vllm_rightsizer.demo.processes import Program
 
 _UP_SECONDS = 180.0

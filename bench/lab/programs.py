@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import random
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,9 +16,6 @@ from vllm_rightsizer.demo.processes import Program
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-rightsizer"
 """What is built once and used again, outside the tree."""
-_PORTS = range(20000, 30000)
-"""Connections that go out are given higher ones by the kernel, at any moment; and NodePorts are higher."""
-_claims: list[socket.socket] = []
 
 
 class LabError(RuntimeError):
@@ -56,27 +51,3 @@ def start(binary: Path, arguments: Sequence[str], folder: Path, environment: dic
         folder=folder,
         log=folder / f"{binary.name}.log",
     )
-
-
-def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Ports that nobody listens on, and that nobody else is given here while this process lives. Raises `LabError`
-    where there are not so many."""
-    found: list[int] = []
-    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
-        if len(found) == count:
-            break
-        claim = socket.socket(socket.AF_UNIX)
-        try:
-            if sys.platform == "linux":
-                # A name and no file: it is gone with the process.
-                claim.bind(f"\0vllm-rightsizer-port-{port}")
-            with socket.socket() as probe:
-                probe.bind((host, port))
-        except OSError:
-            claim.close()
-        else:
-            _claims.append(claim)
-            found.append(port)
-    if len(found) < count:
-        raise LabError(f"{host} has not {count} free ports from {_PORTS.start} to {_PORTS.stop - 1}")
-    return found

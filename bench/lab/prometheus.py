@@ -14,7 +14,8 @@ from typing import Any
 
 import httpx
 
-from bench.lab.programs import LabError, folder_with, free_ports, start
+from bench.lab.programs import LabError, folder_with, start
+from vllm_rightsizer.demo.ports import free_ports
 from vllm_rightsizer.demo.processes import Program
 
 _UP_SECONDS = 60.0

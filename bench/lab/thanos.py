@@ -7,8 +7,9 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.lab.programs import folder_with, free_ports, start
+from bench.lab.programs import folder_with, start
 from bench.lab.prometheus import Prometheus, PromQL, ScrapedPod, kill, scraping, until_ready
+from vllm_rightsizer.demo.ports import free_ports
 from vllm_rightsizer.demo.processes import Program
 
 REPLICA_LABEL = "prometheus_replica"

@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 
 from bench.lab.control_plane import ControlPlane
-from bench.lab.programs import ROOT, LabError, free_ports, start
+from bench.lab.programs import ROOT, LabError, start
+from vllm_rightsizer.demo.ports import free_ports
 from vllm_rightsizer.demo.processes import Program
 
 MANIFESTS = ROOT / "deploy" / "kubernetes"

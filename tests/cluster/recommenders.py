@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 
 from bench.lab.control_plane import ControlPlane
-from bench.lab.programs import ROOT, free_ports, start
+from bench.lab.programs import ROOT, start
 from recommender.api.workloads import WorkloadRef, recommendation_name
 from vllm_plugin.names import API_VERSION, ENV_PORT, LABEL_INJECTED
+from vllm_rightsizer.demo.ports import free_ports
 from vllm_rightsizer.demo.processes import Program
 
 from .pods import CONTAINER, OPTED_IN, template, vllm_pod

@@ -19,8 +19,9 @@ from cryptography import x509
 
 from bench.lab.client import ApiClient
 from bench.lab.control_plane import ControlPlane
-from bench.lab.programs import ROOT, free_ports
+from bench.lab.programs import ROOT
 from bench.lab.webhook import own_address
+from vllm_rightsizer.demo.ports import free_ports
 
 from .pods import injected, vllm_pod
 

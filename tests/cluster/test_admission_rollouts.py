@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from bench.lab.control_plane import ControlPlane
-from bench.lab.programs import folder_with, free_ports, start
+from bench.lab.programs import folder_with, start
 from bench.lab.webhook import Webhook
 from recommender.api.workloads import WorkloadRef
 from vllm_plugin.names import ANNOTATION_EXCLUDE
+from vllm_rightsizer.demo.ports import free_ports
 
 from .pods import AUTOMATED, FLAGS, OPTED_IN, Raw, args_of, injected, owned, recommend, template, tried, vllm_pod
 

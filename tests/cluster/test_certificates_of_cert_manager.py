@@ -16,7 +16,8 @@ from cryptography import x509
 from bench.lab.chart import CHART, Helm
 from bench.lab.client import documents
 from bench.lab.control_plane import ControlPlane
-from bench.lab.programs import folder_with, free_ports, start
+from bench.lab.programs import folder_with, start
+from vllm_rightsizer.demo.ports import free_ports
 from vllm_rightsizer.demo.processes import Program
 from webhook.pairs import read_bundle
 

@@ -7,7 +7,6 @@ import math
 import os
 import random
 import signal
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -23,6 +22,7 @@ import pytest
 from bench.lab.programs import folder_with
 from vllm_plugin import names
 from vllm_plugin.exporter import Exporter
+from vllm_rightsizer.demo.ports import free_ports
 
 pytestmark = pytest.mark.e2e
 
@@ -45,12 +45,6 @@ scrape_configs:
 """
 HISTOGRAM = names.KV_REUSE_DISTANCE_BYTES
 BUCKETS = len(names.REUSE_BUCKET_BOUNDS) + 1
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -110,7 +104,7 @@ def engines() -> Engines:
 
 @pytest.fixture
 def prometheus(engines: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Prometheus]:
-    plugin, port = free_port(), free_port()
+    plugin, port = free_ports(2)
     monkeypatch.setenv(names.ENV_PORT, str(plugin))
     monkeypatch.setenv(names.ENV_DIR, str(tmp_path / "snapshots"))
     exporter = Exporter(engines.report)

@@ -19,7 +19,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from bench.lab.plugin_pods import PluginPod
-from bench.lab.programs import free_ports, start
+from bench.lab.programs import start
 from bench.lab.prometheus import Prometheus
 from recommender.api.object_store import FileObjectStore
 from recommender.api.workloads import WorkloadRef, recommendation_name
@@ -36,6 +36,7 @@ from recommender.promql.source import PrometheusSource
 from recommender.recording import Baseline, Recorder
 from vllm_plugin import names
 from vllm_plugin.page import Histogram, families
+from vllm_rightsizer.demo.ports import free_ports
 from vllm_rightsizer.demo.processes import Program
 
 pytestmark = pytest.mark.e2e

@@ -16,10 +16,11 @@ import pytest
 
 from bench.lab.control_plane import ControlPlane
 from bench.lab.plugin_pods import PluginPod
-from bench.lab.programs import folder_with, free_ports
+from bench.lab.programs import folder_with
 from bench.lab.prometheus import Prometheus
 from recommender.api.workloads import WorkloadRef
 from vllm_plugin.names import API_VERSION
+from vllm_rightsizer.demo.ports import free_ports
 
 from .pods import CONTAINER
 from .recommenders import RecommenderProcess, found, install, measured_pod, opted_in, path_of, put_policy, run

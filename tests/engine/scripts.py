@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from recommender.api.plugin_wheel import WHEEL_FILE, plugin_wheel
 from vllm_plugin import names
+from vllm_rightsizer.demo.ports import free_ports
 
 from .harness import quiet_environment
 
@@ -39,7 +39,7 @@ class Script:
         if plugin:
             wheel = folder / WHEEL_FILE
             wheel.write_bytes(plugin_wheel())
-            own = {"PYTHONPATH": str(wheel), names.ENV_PORT: str(free_port())}
+            own = {"PYTHONPATH": str(wheel), names.ENV_PORT: str(free_ports(1)[0])}
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, str(file), *arguments],
@@ -62,12 +62,6 @@ class Script:
         assert status == 0, text[-6000:]
         # Something else may have begun the line.
         return [json.loads(line.partition("RESULT")[2]) for line in text.splitlines() if "RESULT" in line]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def samples(page: str) -> dict[tuple[str, str], float]:

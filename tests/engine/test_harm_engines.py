@@ -17,6 +17,7 @@ import pytest
 
 from recommender.api.plugin_wheel import WHEEL_FILE, plugin_wheel
 from vllm_plugin import names
+from vllm_rightsizer.demo.ports import free_ports
 
 from . import answers
 
@@ -146,7 +147,7 @@ def alone(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_answers_are_the_same_whatever_fails_while_it_runs(
     alone: Any, model: Path, wheel: Path, tmp_path: Path
 ) -> None:
-    settings_ = {names.ENV_PORT: str(free_port()), names.ENV_DIR: str(tmp_path / "snapshots")}
+    settings_ = {names.ENV_PORT: str(free_ports(1)[0]), names.ENV_DIR: str(tmp_path / "snapshots")}
     found = answered(model, [wheel], list(answers.FAULTS), tmp_path, **settings_)
     assert found["start"] == {}
     expected = alone["runs"][0]
@@ -185,9 +186,3 @@ def test_answers_are_the_same_whatever_fails_at_the_start(alone: Any, model: Pat
     assert {"engine_args", "scheduler"} <= found["start"].keys()
     assert {"exporter", "snapshots"} <= found["start"].keys() | run["errors"].keys()
     assert found["killed"] == alone["killed"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

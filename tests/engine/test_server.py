@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from recommender.vllm_pages import parse_vllm_page
 from vllm_plugin import names
 from vllm_plugin.override import fraction_of
 from vllm_rightsizer.demo.model import BLOCK_BYTES, BLOCK_TOKENS, MAX_MODEL_LEN, VOCABULARY
+from vllm_rightsizer.demo.ports import free_ports
 
 from .harness import quiet_environment, traffic
 
@@ -37,12 +37,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("wheel") / WHEEL_FILE
     path.write_bytes(plugin_wheel())
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(wheel: Path, folder: Path, port: int, **more: str) -> dict[str, str]:
@@ -86,7 +80,7 @@ def stopped_after(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 def test_a_server_measures_itself(wheel: Path, model: Path, tmp_path: Path) -> None:
     """Asked for 512 blocks and 100 MB of KV, overridden to 160 blocks and a bit, and to a claim of 1.5 GB."""
-    api, port = free_port(), free_port()
+    api, port = free_ports(2)
     arguments = [
         *("--model", str(model), "--load-format", "dummy", "--dtype", "float32", "--enforce-eager"),
         *("--block-size", str(BLOCK_TOKENS), "--max-model-len", str(MAX_MODEL_LEN), "--port", str(api)),
@@ -208,7 +202,7 @@ def test_the_figures_are_those_of_the_workers_own_tensors(wheel: Path, model: Pa
     utilization = round(1.15 * 2**30 / total, 4)
     script = tmp_path / "offline.py"
     script.write_text(OFFLINE)
-    port = free_port()
+    port = free_ports(1)[0]
     process = subprocess.Popen(
         [sys.executable, str(script), str(model), str(utilization)],
         env=environment(wheel, tmp_path / "snapshots", port, VLLM_ALLOW_INSECURE_SERIALIZATION="1"),

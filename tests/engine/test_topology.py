@@ -23,8 +23,9 @@ from recommender.exposition import parse_page
 from vllm_plugin import names
 from vllm_plugin.override import ENV_OUTCOME
 from vllm_rightsizer.demo.model import BLOCK_BYTES, BLOCK_TOKENS, MAX_MODEL_LEN
+from vllm_rightsizer.demo.ports import free_ports
 
-from .test_server import complete, environment, free_port, get, stopped_after, wait_until_healthy, weight_bytes
+from .test_server import complete, environment, get, stopped_after, wait_until_healthy, weight_bytes
 
 pytestmark = pytest.mark.engine
 
@@ -68,7 +69,7 @@ class Server:
 
 @contextmanager
 def serving(path: Path, model: Path, folder: Path, *arguments: str) -> Iterator[Server]:
-    api, port = free_port(), free_port()
+    api, port = free_ports(2)
     options = [
         *("--load-format", "dummy", "--dtype", "float32", "--enforce-eager", "--block-size", str(BLOCK_TOKENS)),
         *("--max-model-len", str(MAX_MODEL_LEN), "--port", str(api), "--host", "127.0.0.1"),
@@ -296,7 +297,7 @@ if __name__ == "__main__":
 def run_library(path: Path, model: Path, folder: Path, launcher: list[str], ranks: int, **options: Any) -> Page:
     script = folder / "library.py"
     script.write_text(LIBRARY)
-    port = free_port()
+    port = free_ports(1)[0]
     start = "fork" if not launcher else "external"
     process = subprocess.Popen(
         [sys.executable, *launcher, str(script), str(model), json.dumps({**SIZES, **options}), start, str(ranks)],
@@ -326,7 +327,7 @@ def test_a_forked_engine(path: Path, model: Path, tmp_path: Path) -> None:
 
 def test_ranks_that_torchrun_starts(path: Path, model: Path, tmp_path: Path) -> None:
     """Each rank runs the scheduler for itself: one engine all the same, with a series a rank."""
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_ports(1)[0])]
     found = run_library(
         path,
         model,

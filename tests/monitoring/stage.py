@@ -12,10 +12,11 @@ import httpx
 from synthetic import KEY, cluster_objects, pod_object, policy_object
 
 from bench.lab.plugin_pods import PluginPod
-from bench.lab.programs import free_ports, start
+from bench.lab.programs import start
 from bench.lab.prometheus import ScrapedPod, until_ready
 from recommender.api.object_store import FileObjectStore
 from recommender.api.workloads import recommendation_name
+from vllm_rightsizer.demo.ports import free_ports
 
 Raw = dict[str, Any]
 

@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import math
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,13 +97,3 @@ def _first_number(paths: Sequence[str]) -> int | None:
             continue
         return None if number >= _UNLIMITED else number
     return None
-
-
-def free_ports(count: int) -> list[int]:
-    """So many ports of this machine on which nobody listens."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [server.getsockname()[1] for server in sockets]
-    finally:
-        for server in sockets:
-            server.close()

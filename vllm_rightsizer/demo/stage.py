@@ -21,10 +21,11 @@ from vllm_rightsizer.demo.cluster import Admitted, Cluster, MutatingWebhook
 from vllm_rightsizer.demo.interrupts import uninterrupted
 from vllm_rightsizer.demo.kubelet import Kubelet, RunningPod
 from vllm_rightsizer.demo.load import LoadResult, send
-from vllm_rightsizer.demo.machine import free_ports, vllm_version
+from vllm_rightsizer.demo.machine import vllm_version
 from vllm_rightsizer.demo.model import model_folder
 from vllm_rightsizer.demo.objects import CONTAINER, DEPLOYMENT, MODEL_NAME, NAMESPACE, deployment, namespace_objects
 from vllm_rightsizer.demo.pattern import Request
+from vllm_rightsizer.demo.ports import free_ports
 from vllm_rightsizer.demo.readings import UsageSampler, read_plugin, read_vllm
 from vllm_rightsizer.demo.results import Measurement
 from vllm_rightsizer.demo.services import Service, answers_http

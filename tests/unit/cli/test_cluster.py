@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from recommender.api.plugin_wheel import plugin_config_map
 from recommender.api.workloads import WorkloadRef, workload_of
 from vllm_plugin.names import LABEL_INJECTED
 from vllm_rightsizer.demo.cluster import Cluster, MutatingWebhook
-from vllm_rightsizer.demo.machine import free_ports
 from vllm_rightsizer.demo.objects import DEPLOYMENT, NAMESPACE, deployment, namespace_objects
+from vllm_rightsizer.demo.ports import free_ports
 from vllm_rightsizer.demo.services import Service, answers_http
 
 pytestmark = pytest.mark.processes
@@ -79,8 +78,7 @@ def test_a_webhook_with_another_authority_is_ignored(
 
 
 def test_a_webhook_that_is_down_is_ignored(webhook: MutatingWebhook, objects: FileObjectStore, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
+    [port] = free_ports(1)
     admitted = Cluster(objects, MutatingWebhook(f"https://127.0.0.1:{port}/mutate", webhook.ca_file)).admit_pod(
         tiny_deployment(tmp_path)
     )

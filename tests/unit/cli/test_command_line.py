@@ -11,6 +11,7 @@ from subprocess import CompletedProcess, run
 import pytest
 
 from vllm_plugin.names import VERSION
+from vllm_rightsizer.demo.ports import free_ports
 
 Cli = Callable[..., CompletedProcess[str]]
 
@@ -62,9 +63,8 @@ def test_a_folder_of_objects_that_is_not_there(cli: Cli, tmp_path: Path, command
 
 def test_a_webhook_with_neither_cluster_nor_folder(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
-    done = cli("webhook", "--port", port)
+    [port] = free_ports(1)
+    done = cli("webhook", "--port", str(port))
     assert done.returncode == 1
     assert done.stderr.startswith("vllm-rightsizer: no API server is known")
     assert done.stderr.endswith("give a --kubeconfig\n")

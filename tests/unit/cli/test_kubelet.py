@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 
 from recommender.api.object_store import FileObjectStore
 from vllm_rightsizer.demo.kubelet import Kubelet, PodFailedError
+from vllm_rightsizer.demo.ports import free_ports
 from vllm_rightsizer.demo.processes import Program
 from vllm_rightsizer.errors import UserError
 
@@ -34,11 +34,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def pod(command: list[str], **container: Any) -> dict[str, Any]:
@@ -107,7 +102,7 @@ def conditions(store: FileObjectStore) -> dict[str, str]:
 
 
 def test_the_life_of_a_pod(tmp_path: Path, store: FileObjectStore, kubelet: Kubelet) -> None:
-    port, marker = free_port(), f"marker-{time.monotonic_ns()}"
+    port, marker = free_ports(1)[0], f"marker-{time.monotonic_ns()}"
     running = kubelet.start(
         pod(
             ["python", "-c", SERVER],
@@ -139,7 +134,7 @@ def test_a_container_that_dies_at_start(tmp_path: Path, kubelet: Kubelet) -> Non
     running = kubelet.start(
         pod(
             ["python", "-c", "print('no such model'); raise SystemExit(3)"],
-            readinessProbe={"httpGet": {"port": free_port()}},
+            readinessProbe={"httpGet": {"port": free_ports(1)[0]}},
         )
     )
     with pytest.raises(PodFailedError) as failure:
@@ -152,7 +147,7 @@ def test_a_container_that_dies_at_start(tmp_path: Path, kubelet: Kubelet) -> Non
 
 def test_a_container_that_never_gets_ready(kubelet: Kubelet) -> None:
     running = kubelet.start(
-        pod(["python", "-c", "import time; time.sleep(60)"], readinessProbe={"httpGet": {"port": free_port()}})
+        pod(["python", "-c", "import time; time.sleep(60)"], readinessProbe={"httpGet": {"port": free_ports(1)[0]}})
     )
     with pytest.raises(PodFailedError, match=r"container main was not ready in"):
         running.wait_ready(timeout_seconds=0.5)

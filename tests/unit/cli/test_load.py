@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from vllm_rightsizer.demo.load import CONCURRENCY, send
-from vllm_rightsizer.demo.machine import free_ports
 from vllm_rightsizer.demo.pattern import Request
+from vllm_rightsizer.demo.ports import free_ports
 from vllm_rightsizer.errors import UserError
 
 

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import shutil
-import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +14,8 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+
+from vllm_rightsizer.demo.ports import free_ports
 
 Cli = Callable[..., CompletedProcess[str]]
 EXAMPLES = Path(__file__).parents[3] / "deploy" / "examples"
@@ -160,9 +161,8 @@ def test_prices_that_are_none(cli: Cli, objects: Path, tmp_path: Path, text: str
 
 
 def test_a_recommender_with_prices_that_are_none(cli: Cli, objects: Path, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        free_port = str(listening.getsockname()[1])
-    arguments = ("--history", str(tmp_path / "history.db"), "--port", free_port)
+    [port] = free_ports(1)
+    arguments = ("--history", str(tmp_path / "history.db"), "--port", str(port))
     done = cli("recommender", "--objects", str(objects), *arguments, "--prices", str(tmp_path / "nowhere.yaml"))
     assert done.returncode == 1
     assert "nowhere.yaml cannot be read" in done.stderr

@@ -19,15 +19,14 @@ from vllm_plugin import exporter as exporter_module
 from vllm_plugin import formats, names
 from vllm_plugin.exporter import Exporter
 from vllm_plugin.snapshots import SnapshotFolder, default_folder
+from vllm_rightsizer.demo.ports import free_ports
 
 from .pages import ENGINE_0, engine, samples, snapshot, worker
 
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number = int(free.getsockname()[1])
+    [number] = free_ports(1)
     monkeypatch.setenv(names.ENV_PORT, str(number))
     monkeypatch.setenv(names.ENV_DIR, str(tmp_path / "snapshots"))
     return number

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from vllm_plugin import names
+from vllm_rightsizer.demo.ports import free_ports
 
 from .pages import engine, samples, worker
 
@@ -69,9 +69,7 @@ class Pod:
     """Processes that share a network, and the folder that their environment names."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
+        [self.port] = free_ports(1)
         self._folder = folder
         self._processes: list[subprocess.Popen[str]] = []
 

@@ -13,6 +13,7 @@ import pytest
 from vllm_plugin import exporter as exporter_module
 from vllm_plugin.exporter import _Server
 from vllm_plugin.peaks import RollingPeak
+from vllm_rightsizer.demo.ports import free_ports
 
 ALONE = """
 import json, os, resource, sys, urllib.request
@@ -108,11 +109,7 @@ def test_no_file_descriptors(tmp_path: Path, free_port: int) -> None:
 
 @pytest.fixture
 def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def test_a_connection_that_cannot_be_accepted_is_not_asked_for_again_at_once(

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import shutil
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -33,6 +32,7 @@ from recommender.prices import Prices
 from recommender.service import RecommenderSettings, run
 from recommender.trends import CLUSTER, Point
 from recommender.what_ifs import Comparison, what_if
+from vllm_rightsizer.demo.ports import free_ports
 
 EXAMPLES = Path(__file__).parents[3] / "deploy" / "examples"
 LLAMA = f"/namespaces/{KEY.namespace}/workloads/llama"
@@ -55,9 +55,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(left: Path, tmp_path: Path) -> RecommenderSettings:
     folder = Path(shutil.copytree(left, tmp_path / "left"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    [port] = free_ports(1)
     return RecommenderSettings(folder / "objects", folder / "history.db", "127.0.0.1", port, api=True)
 
 

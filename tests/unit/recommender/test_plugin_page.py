@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from vllm_plugin.estimator import ReuseEstimator
 from vllm_plugin.exporter import Exporter
 from vllm_plugin.formats import text
 from vllm_plugin.page import families
+from vllm_rightsizer.demo.ports import free_ports
 
 BLOCK_BYTES, BLOCK_TOKENS, BLOCKS = 1 << 20, 16, 1000
 
@@ -196,9 +196,7 @@ def test_a_page_of_workers_alone_has_ranks_and_no_engine() -> None:
 
 
 async def test_the_scraper_asks_for_the_compact_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    [port] = free_ports(1)
     monkeypatch.setenv(names.ENV_PORT, str(port))
     monkeypatch.setenv(names.ENV_DIR, str(tmp_path))
     pages: list[str] = []

@@ -30,6 +30,7 @@ from recommender.scraping import Scraper
 from recommender.service import RecommenderSettings, run
 from recommender.sources import in_folder
 from recommender.telemetry import Telemetry
+from vllm_rightsizer.demo.ports import free_ports
 
 POLICY = {"observationWindow": "24s", "windowCoverage": 5, "minRequests": 100}
 
@@ -64,9 +65,7 @@ def is_true(store: FileObjectStore, condition: str) -> bool:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> RecommenderSettings:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    [port] = free_ports(1)
     return RecommenderSettings(tmp_path / "objects", tmp_path / "history.db", "127.0.0.1", port)
 
 

@@ -24,6 +24,7 @@ from recommender.history_files import HistoryInUseError
 from recommender.service import RecommenderSettings, run
 from recommender.sources import Objects, in_folder
 from recommender.telemetry import Telemetry
+from vllm_rightsizer.demo.ports import free_ports
 
 
 class Elected:
@@ -72,9 +73,7 @@ def elected() -> Elected:
 
 @pytest.fixture
 def settings(tmp_path: Path, elected: Elected, monkeypatch: pytest.MonkeyPatch) -> RecommenderSettings:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    [port] = free_ports(1)
 
     @contextlib.asynccontextmanager
     async def objects(settings: RecommenderSettings, _: Telemetry) -> AsyncIterator[Objects]:

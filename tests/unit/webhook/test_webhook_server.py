@@ -26,6 +26,7 @@ from recommender.api.fingerprints import fingerprint
 from recommender.api.listening import ListenError
 from recommender.api.object_store import FileObjectStore
 from vllm_plugin.names import API_VERSION
+from vllm_rightsizer.demo.ports import free_ports
 from webhook.app import BODY_LIMIT, MOST_WAITING, Surroundings, create_app
 from webhook.knowledge import Knowledge
 from webhook.server import collecting, serve
@@ -41,12 +42,6 @@ def client() -> Iterator[TestClient]:
         yield made
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass
 class Running:
     process: subprocess.Popen[str]
@@ -60,7 +55,7 @@ class Running:
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
-    port = _free_port()
+    port = free_ports(1)[0]
     (tmp_path / "objects").mkdir()
     program = (
         "import sys; from pathlib import Path; from webhook.server import serve;"
@@ -193,7 +188,7 @@ def _recommendation(of: dict[str, Any]) -> dict[str, Any]:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "tls").write_text("a file")
     with pytest.raises(ListenError, match="--tls-dir"):
-        serve(WebhookSettings(objects=tmp_path, tls_dir=tmp_path / "tls", port=_free_port()))
+        serve(WebhookSettings(objects=tmp_path, tls_dir=tmp_path / "tls", port=free_ports(1)[0]))
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:

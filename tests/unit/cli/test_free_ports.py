@@ -1,4 +1,4 @@
-"""Ports of the lab: what one process was given, no other one is, even before anybody listens there."""
+"""Ports of the demo and of the lab: what one process was given, no other one is, even before anybody listens there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from bench.lab import programs
+from vllm_rightsizer.demo import ports
+from vllm_rightsizer.errors import UserError
 
 FEW = range(19980, 19992)
 """Below those of everybody else."""
@@ -16,23 +17,23 @@ FEW = range(19980, 19992)
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "_PORTS", FEW)
-    monkeypatch.setattr(programs, "_claims", [])
+    monkeypatch.setattr(ports, "_PORTS", FEW)
+    monkeypatch.setattr(ports, "_claims", [])
 
 
 @pytest.mark.usefixtures("few")
 def test_two_processes_are_given_different_ones() -> None:
-    ours = set(programs.free_ports(4))
-    code = f"from bench.lab import programs; programs._PORTS = {FEW!r}; print(*programs.free_ports(4))"
+    ours = set(ports.free_ports(4))
+    code = f"from vllm_rightsizer.demo import ports; ports._PORTS = {FEW!r}; print(*ports.free_ports(4))"
     theirs = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert len(ours | {int(port) for port in theirs.split()}) == 8
     # They are free again with that process.
-    assert len(ours | set(programs.free_ports(4))) == 8
+    assert len(ours | set(ports.free_ports(4))) == 8
 
 
 @pytest.mark.usefixtures("few")
 def test_where_somebody_listens_none_is_given() -> None:
     with socket.create_server(("127.0.0.1", FEW[0])):
-        assert FEW[0] not in programs.free_ports(len(FEW) - 1)
-        with pytest.raises(programs.LabError, match=r"127\.0\.0\.1 has not 1 free ports from 19980 to 19991"):
-            programs.free_ports(1)
+        assert FEW[0] not in ports.free_ports(len(FEW) - 1)
+        with pytest.raises(UserError, match=r"127\.0\.0\.1 has not 1 free ports from 19980 to 19991"):
+            ports.free_ports(1)
