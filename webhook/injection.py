@@ -36,6 +36,7 @@ WHEEL_PATH_IN_IMAGE = f"{PLUGIN_FOLDER}{IMAGE_FOLDER}/{WHEEL_FILE}"
 """Where the whole image is mounted."""
 
 _SIZE_LIMIT = "16Mi"
+"""Of some kilobytes for each process of vLLM, or of the wheel: what memory limits of containers have to hold."""
 _INIT_USER = 65532
 _LAST_PORT = 65535
 _PORTS_OF_A_HOST = 256
@@ -125,7 +126,7 @@ def inject(pod: Raw, engines: Sequence[Engine], patch: Patch, settings: Injectio
     taken = _ports(pod, first, unset) if unset else set()
     for engine, run_volume in zip(engines, _run_volumes(len(engines)), strict=True):
         if run_volume not in volumes:
-            patch.append(("spec", "volumes"), {"name": run_volume, "emptyDir": {"sizeLimit": _SIZE_LIMIT}})
+            patch.append(("spec", "volumes"), _folder_in_memory(run_volume))
         _mount(engine, patch, {"name": PLUGIN_VOLUME, "mountPath": PLUGIN_FOLDER, "readOnly": True})
         _mount(engine, patch, {"name": run_volume, "mountPath": RUN_FOLDER})
         _add_to_pythonpath(engine, patch, wheel)
@@ -175,11 +176,17 @@ def _run_volumes(count: int) -> list[str]:
 
 def _plugin_volume(settings: InjectionSettings) -> Raw:
     if settings.way == "init-container":
-        return {"name": PLUGIN_VOLUME, "emptyDir": {"sizeLimit": _SIZE_LIMIT}}
+        return _folder_in_memory(PLUGIN_VOLUME)
     if settings.way == "image-volume":
         return {"name": PLUGIN_VOLUME, "image": {"reference": settings.injector_image, "pullPolicy": "IfNotPresent"}}
     # Optional: where the map is missing, the pod starts without the plugin.
     return {"name": PLUGIN_VOLUME, "configMap": {"name": plugin_map_name(), "optional": True}}
+
+
+def _folder_in_memory(name: str) -> Raw:
+    """On disk it would be local storage, for which the cluster autoscaler keeps nodes; one on disk that is full has its
+    pod evicted, where this one only refuses to take more."""
+    return {"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": _SIZE_LIMIT}}
 
 
 def _folder(path: object) -> str:

@@ -30,7 +30,7 @@ def test_by_config_map() -> None:
     after = injected(pod(engine()))
     volumes = {volume["name"]: volume for volume in after["spec"]["volumes"]}
     assert volumes[PLUGIN_VOLUME]["configMap"] == {"name": plugin_map_name(), "optional": True}
-    assert volumes[RUN_VOLUME]["emptyDir"] == {"sizeLimit": "16Mi"}
+    assert volumes[RUN_VOLUME]["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Mi"}
     container = after["spec"]["containers"][0]
     assert container["volumeMounts"] == [
         {"name": PLUGIN_VOLUME, "mountPath": PLUGIN_FOLDER, "readOnly": True},
@@ -178,7 +178,26 @@ def test_by_init_container(of_pod: int | None, of_container: int | None, ours: i
     assert context["seccompProfile"] == {"type": "RuntimeDefault"}
     assert context.get("runAsUser") == ours
     volumes = {volume["name"]: volume for volume in after["spec"]["volumes"]}
-    assert volumes[PLUGIN_VOLUME]["emptyDir"] == {"sizeLimit": "16Mi"}
+    assert volumes[PLUGIN_VOLUME]["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Mi"}
+
+
+@pytest.mark.parametrize("engines", [1, 3])
+@pytest.mark.parametrize(
+    "settings", [InjectionSettings(), INIT, InjectionSettings("image-volume", "registry/plugin:1")]
+)
+def test_no_volume_of_ours_keeps_a_node_from_being_removed(engines: int, settings: InjectionSettings) -> None:
+    """The cluster autoscaler leaves nodes alone on which a pod has local storage: host paths, and folders on disk
+    that its own annotation does not name. What the author has named stays as it is."""
+    annotation = {"cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes": "cache"}
+    before = pod(engine(), annotations=dict(annotation))
+    before["spec"]["containers"] += [engine(name=f"engine-{at}") for at in range(1, engines)]
+    before["spec"]["volumes"] = [{"name": "cache", "emptyDir": {}}]
+    after = injected(before, settings)
+    folders = {volume["name"]: volume["emptyDir"] for volume in after["spec"]["volumes"] if "emptyDir" in volume}
+    assert len(folders) > engines
+    assert [name for name, folder in folders.items() if folder.get("medium") != "Memory"] == ["cache"]
+    assert not any("hostPath" in volume for volume in after["spec"]["volumes"])
+    assert annotation.items() <= after["metadata"]["annotations"].items()
 
 
 def test_an_init_container_needs_an_image() -> None:
