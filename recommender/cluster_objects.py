@@ -60,19 +60,21 @@ class ClusterObjects:
         write_pace: WritePace | None = None,
         instance: str = "",
         scope: Scope = Scope.OPT_IN,
+        own: str | None = None,
         *,
         plugin_maps: bool = True,
         gpu_claims: bool = True,
     ) -> None:
-        """`plugin_maps`, `gpu_claims`: whether the ConfigMaps that carry the plugin, and ResourceClaimTemplates, are
-        followed and can be written; without, there are none."""
+        """`own`: the namespace of our servers, None where they run in none. `plugin_maps`, `gpu_claims`: whether the
+        ConfigMaps that carry the plugin, and ResourceClaimTemplates, are followed and can be written; without, there
+        are none."""
         self._telemetry = telemetry
         self._write_pace = write_pace
         self._instance = instance
         self._revision = 0
         self._owners: dict[OwnerKey, Owner] = {}
         self._pods = Reflector(server, PODS, seen_pod, changed=self._said_anew, pace=pace)
-        in_scope = partial(opted_in, scope=scope)
+        in_scope = partial(opted_in, scope=scope, own=own)
         self._namespaces = Reflector(server, NAMESPACES, in_scope, changed=self._said_anew, pace=pace)
         kept: dict[Resource, dict[str, Any]] = {
             **{setting: {"changed": self._setting_changed} for setting in (POLICIES, *AUTOMATION)},

@@ -86,6 +86,8 @@ class Pod:
     """The object whose annotations count for it; the workload itself, unless that is a group of the user's own."""
     excluded: bool = False
     """Whether it or an owner says so."""
+    started_at: float | None = None
+    """Since when the container runs; once it was restarted, since when the pod's node has it. None: not known."""
 
     @property
     def identity(self) -> Identity:
@@ -154,12 +156,13 @@ def discover(census: Census, groups: Sequence[CustomOwnerGroup] = ()) -> Discove
     return Discovery(tuple(injected), tuple(bare), ownership)
 
 
-def census_of(store: ObjectReader, scope: Scope = Scope.OPT_IN) -> Census:
-    """Read from a store; a pod that cannot be understood is passed over with a warning."""
+def census_of(store: ObjectReader, scope: Scope = Scope.OPT_IN, own: str | None = None) -> Census:
+    """Read from a store, without the namespace `own` of our servers; a pod that cannot be understood is passed over
+    with a warning."""
     owners = (owner for kind in WORKLOAD_KINDS for owner in _understood(store.list(kind), read_owner))
     return Census(
         tuple(_understood(store.list("Pod"), seen_pod)),
-        frozenset(_understood(store.list("Namespace"), functools.partial(opted_in, scope=scope))),
+        frozenset(_understood(store.list("Namespace"), functools.partial(opted_in, scope=scope, own=own))),
         dict(owners),
     )
 
@@ -178,11 +181,12 @@ def _understood(raws: Iterable[Raw], keep: Callable[[Raw], T | None]) -> Iterabl
             yield kept
 
 
-def opted_in(namespace: Raw, scope: Scope = Scope.OPT_IN) -> str | None:
+def opted_in(namespace: Raw, scope: Scope = Scope.OPT_IN, own: str | None = None) -> str | None:
     """Its name, where the webhook sees its pods; None also where it is being deleted, and takes nothing new."""
     metadata = namespace["metadata"]
     name = str(metadata["name"])
-    return name if scope.covers(name, metadata.get("labels") or {}) and not metadata.get("deletionTimestamp") else None
+    covered = scope.covers(name, metadata.get("labels") or {}, own)
+    return name if covered and not metadata.get("deletionTimestamp") else None
 
 
 def seen_pod(raw: Raw) -> SeenPod | None:
@@ -279,6 +283,7 @@ def _pod(raw: Raw, container: Raw) -> Pod:
         launch=launch_of(raw, container["name"]),
         owner=workload,
         excluded=bool(flag(annotations.get(ANNOTATION_EXCLUDE))),
+        started_at=_started_at(status, state),
     )
 
 
@@ -326,6 +331,13 @@ def _failure(state: Raw) -> str | None:
             said = " ".join(str(ended.get("message") or ended.get("reason") or "").split())
             return f"exit code {ended['exitCode']}" + (f": {said}" if said else "")
     return None
+
+
+def _started_at(status: Raw, state: Raw) -> float | None:
+    running = (state.get("state") or {}).get("running") or {}
+    # Images are pulled between the two. After a restart the first start is not told any more.
+    began = (not state.get("restartCount") and running.get("startedAt")) or status.get("startTime")
+    return _seconds(began) if began else None
 
 
 def _seconds(timestamp: str | None) -> float:

@@ -51,6 +51,7 @@ class RecommenderSettings:
     leader_elect: bool = True
     """Whether others may run beside this one on the API server: then one of them leads, by a Lease in `namespace`."""
     namespace: str = "vllm-rightsizer"
+    """That of our servers on the API server, whose pods the webhook is not asked about."""
     prices: Path | None = None
     """File of the user's own prices."""
     opencost: str | None = None
@@ -126,13 +127,13 @@ async def _objects(settings: RecommenderSettings, telemetry: Telemetry) -> Async
     if settings.objects is not None:
         yield in_folder(settings.objects, settings.scope)
         return
-    elections = settings.namespace if settings.leader_elect else None
     async with on_api_server(
         settings.kubeconfig,
         settings.context,
         settings.scope,
-        elections,
+        settings.namespace,
         telemetry,
+        leader_elect=settings.leader_elect,
         plugin_maps=settings.plugin_maps,
         gpu_claims=settings.gpu_claims,
     ) as objects:

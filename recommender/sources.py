@@ -45,15 +45,16 @@ async def on_api_server(
     kubeconfig: Path | None,
     context: str | None,
     scope: Scope,
-    election_namespace: str | None,
+    namespace: str,
     telemetry: Telemetry,
     *,
+    leader_elect: bool = True,
     plugin_maps: bool = True,
     gpu_claims: bool = True,
 ) -> AsyncIterator[Objects]:
-    """Followed for the length of the block. `election_namespace` has the lease by which one of several recommenders
-    leads; None where there is only one. Without `plugin_maps` and `gpu_claims` ConfigMaps and ResourceClaimTemplates
-    are left alone. Raises `CredentialsError`."""
+    """Followed for the length of the block. `namespace` is that of our servers, whose pods the webhook is not asked
+    about; with `leader_elect` it has the lease by which one of several recommenders leads. Without `plugin_maps` and
+    `gpu_claims` ConfigMaps and ResourceClaimTemplates are left alone. Raises `CredentialsError`."""
     async with contextlib.AsyncExitStack() as stack:
         server = await ApiServer.connect(kubeconfig, context)
         stack.push_async_callback(server.close)
@@ -62,16 +63,17 @@ async def on_api_server(
             telemetry,
             instance=socket.gethostname(),
             scope=scope,
+            own=namespace,
             plugin_maps=plugin_maps,
             gpu_claims=gpu_claims,
         )
         await stack.enter_async_context(cluster.following())
         leadership: Leadership = Sole()
-        if election_namespace is not None:
+        if leader_elect:
             # Of its own: neither watches nor writes keep a renewal waiting.
             elections = await ApiServer.connect(kubeconfig, context)
             stack.push_async_callback(elections.close)
-            candidate = Candidate(elections, election_namespace, lambda: cluster.synced, telemetry.registry)
+            candidate = Candidate(elections, namespace, lambda: cluster.synced, telemetry.registry)
             await stack.enter_async_context(candidate.running())
             leadership = candidate
         writes = await ApiServer.connect(kubeconfig, context, leadership.held_seconds)

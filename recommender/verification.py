@@ -12,6 +12,7 @@ from recommender.bounds import Knees
 from recommender.intervals import Series, interval_seconds
 from recommender.windows import Window
 from recommender.workload_states import PodReport
+from vllm_plugin.names import ANNOTATION_EMITTED
 
 START_FAILED, NOT_READY, PREEMPTED, HIT_RATE_LOST = "StartFailed", "NotReady", "Preempted", "HitRateLost"
 STARTING, SETTLING, KEPT = "Starting", "Settling", "AsPredicted"
@@ -34,14 +35,18 @@ def verify(
 
     The hit rate is held against the curve of the pod's own lookups at the size it runs with, so that a quiet or busy
     hour is no fault of the recommendation. For the same reason a pod that was seen at work and is not ready now proves
-    nothing: it is drained, replaced, or busy.
+    nothing: it is drained, replaced, or busy. Time counts from the start of its container: no size keeps a pod waiting
+    for a node, a GPU, or an image, unless an emitter asked for the GPU in its words.
     """
     pod = report.pod
     own = tuple(one for one in series if (one.key.pod, one.key.uid) == (pod.name, pod.uid))
     if not own and pod.failure is not None:
         return Verification("False", START_FAILED, f"pod {pod.name} does not start with it: {pod.failure}")
-    age = now - pod.created_at
+    began = pod.created_at if pod.started_at is None else pod.started_at
+    age = now - began
     if not pod.ready and not own:
+        if pod.address is None and not pod.annotations.get(ANNOTATION_EMITTED):
+            return Verification("Unknown", STARTING, f"pod {pod.name} does not run yet")
         if age > parse_duration(policy.verify.ready_timeout) and not report.reporting:
             timeout = policy.verify.ready_timeout
             return Verification("False", NOT_READY, f"pod {pod.name} is not ready after {timeout}")
@@ -51,7 +56,7 @@ def verify(
     if age - settle > policy.observation_window_seconds:
         message = f"pod {pod.name} settled longer ago than the window goes back"
         return Verification("Unknown", FORGOTTEN, message)
-    settling = Window.of(own, pod.created_at + settle, settle)
+    settling = Window.of(own, began + settle, settle)
     if settling.preemptions:
         message = f"pod {pod.name} preempted requests {settling.preemptions} times while it settled"
         return Verification("False", PREEMPTED, message)

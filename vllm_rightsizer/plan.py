@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from recommender.api.scopes import Scope
+from recommender.api.scopes import Scope, scope_of
 from recommender.api.units import format_bytes
 from recommender.discovery import census_of
 from recommender.packing_plans import AFTER, Engine, Plan, Scenario, Stock, plan_of
 from recommender.plan_documents import plan_json
 from recommender.prices import NodePrices, Prices, PricesError, Unpriced, read_price_map
+from vllm_rightsizer.doctor.facts import CONFIGURATION, service_of, webhooks_of
 from vllm_rightsizer.errors import UsageError, UserError
 from vllm_rightsizer.output import csv_of, write_document, write_out
-from vllm_rightsizer.reading import Source, read_fleet
+from vllm_rightsizer.reading import RefusedSourceError, Source, read_configurations, read_fleet
 from vllm_rightsizer.reading_options import Color, Output
 from vllm_rightsizer.tables import Paper, show, table
 from vllm_rightsizer.workload_names import Known, chosen
@@ -31,14 +33,15 @@ def print_plan(
     source: Source,
     prices: Path | None,
     opencost: str | None,
-    scope: Scope,
+    scope: Scope | None,
     namespace: str | None,
     workload: str | None,
     output: Output,
     color: Color,
 ) -> None:
-    """Print the plan for the pods of `source` in namespaces of `scope`, priced by the map in `prices` and the API at
-    `opencost`, where given. It is one of all pods; of `namespace` and `workload`, None for all, is only what is shown.
+    """Print the plan for the pods of `source` in namespaces of `scope`, None for that of the webhook, priced by the map
+    in `prices` and the API at `opencost`, where given. It is one of all pods; of `namespace` and `workload`, None for
+    all, is only what is shown.
     """
     try:
         own = Prices(read_price_map(prices) if prices is not None else None)
@@ -46,7 +49,8 @@ def print_plan(
         raise UsageError(str(error)) from error
     objects = read_fleet(source)
     costs = own if opencost is None else own.with_nodes(_asked(opencost))
-    plan = plan_of(objects, costs, census_of(objects, scope))
+    covered, servers = _covered(source, scope)
+    plan = plan_of(objects, costs, census_of(objects, covered, servers))
     engines = _meant(plan, namespace, workload)
     if output is Output.CSV:
         write_out(csv_of(_lines(plan, engines)))
@@ -55,7 +59,24 @@ def print_plan(
     else:
         wide = output is Output.WIDE
         where = "" if namespace is None else f" in namespace {namespace}"
-        show(lambda console: _print(console, plan, engines, where), Paper.of(color), _WIDTH_WITHOUT_TERMINAL, wide=wide)
+        nothing = f"no pod that runs vLLM{where} holds one on a node whose labels tell it, by --scope {covered}"
+        show(
+            lambda console: _print(console, plan, engines, nothing), Paper.of(color), _WIDTH_WITHOUT_TERMINAL, wide=wide
+        )
+
+
+def _covered(source: Source, scope: Scope | None) -> tuple[Scope, str | None]:
+    """Which namespaces count, and the one that never does, that of our servers: as the webhook's configuration says,
+    unless `scope` does."""
+    try:
+        configurations = read_configurations(source).list(CONFIGURATION)
+    except RefusedSourceError as error:
+        if scope is None:
+            print(f"the scope is taken to be {Scope.OPT_IN}: {error}, or say it with --scope", file=sys.stderr)
+        return scope or Scope.OPT_IN, None
+    found = [scope_of(webhook) for raw in configurations for webhook in webhooks_of(raw)]
+    servers = next((service[0] for raw in configurations if (service := service_of(raw)) is not None), None)
+    return scope or (Scope.OPT_OUT if Scope.OPT_OUT in found else Scope.OPT_IN), servers
 
 
 def _meant(plan: Plan, namespace: str | None, workload: str | None) -> frozenset[str] | None:
@@ -120,11 +141,10 @@ def _part(plan: Plan, engines: frozenset[str] | None) -> Plan:
     return Plan(stocks, tuple(one for one in plan.left_out if one.name in engines))
 
 
-def _print(console: Console, plan: Plan, engines: frozenset[str] | None, where: str) -> None:
+def _print(console: Console, plan: Plan, engines: frozenset[str] | None, nothing: str) -> None:
     shown = _part(plan, engines)
     if not shown.stocks:
-        holder = escape(f"no pod that runs vLLM{where} holds one")
-        console.print(f"There are no GPUs to plan with: {holder} on a node whose labels tell it.", highlight=False)
+        console.print(f"There are no GPUs to plan with: {nothing}.", highlight=False, markup=False)
     for stock in shown.stocks:
         console.print(f"[bold]{escape(stock.product)}[/], {format_bytes(stock.memory_bytes)} each", highlight=False)
         console.print(_summary(stock))

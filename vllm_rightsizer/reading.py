@@ -11,7 +11,7 @@ from recommender.api.object_store import FileObjectStore, ObjectReader
 from vllm_rightsizer.errors import UsageError, UserError, require_folder
 from vllm_rightsizer.kubeconfigs import DEFAULT_NAMESPACE, Access, access
 
-What = Literal["sizes", "recommendations", "fleet", "namespaces"]
+What = Literal["sizes", "recommendations", "fleet", "namespaces", "configurations"]
 
 
 class RefusedSourceError(UserError):
@@ -58,6 +58,11 @@ def read_namespaces(source: Source) -> ObjectReader:
     return folder_of(source) or _listed(source, "namespaces")
 
 
+def read_configurations(source: Source) -> ObjectReader:
+    """MutatingWebhookConfigurations: which pods the API server asks our webhook about. Raises as `read_fleet`."""
+    return folder_of(source) or _listed(source, "configurations")
+
+
 def read_fleet(source: Source) -> ObjectReader:
     """Pods, their owners and Nodes too. Raises `UsageError` where the options contradict each other, `UserError` where
     the API server is not known or does not show what is needed."""
@@ -79,8 +84,15 @@ def _listed(source: Source, what: What, namespace: str | None = None) -> ObjectR
     from recommender.api.apiserver.connection import ApiServer, CredentialsError
     from recommender.cluster_objects import NAMESPACES, RECOMMENDATIONS
     from recommender.listed_objects import FLEET, SIZES, ListingError, RefusedError, list_objects
+    from webhook.publishing import CONFIGURATIONS
 
-    kinds = {"sizes": SIZES, "recommendations": (RECOMMENDATIONS,), "fleet": FLEET, "namespaces": (NAMESPACES,)}
+    kinds = {
+        "sizes": SIZES,
+        "recommendations": (RECOMMENDATIONS,),
+        "fleet": FLEET,
+        "namespaces": (NAMESPACES,),
+        "configurations": (CONFIGURATIONS,),
+    }
     resources, way = kinds[what], source.access
 
     async def listed() -> ObjectReader:

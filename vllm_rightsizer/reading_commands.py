@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from recommender.api.scopes import Scope
 from vllm_rightsizer.errors import require_one_scope, require_url
 from vllm_rightsizer.reading_options import (
     AllNamespaces,
@@ -21,8 +20,8 @@ from vllm_rightsizer.reading_options import (
     OwnKubeconfig,
     OwnNamespace,
     PriceFile,
-    ScopeOfPods,
     SomeNamespace,
+    SomeScope,
     SomeWorkload,
     Workload,
 )
@@ -84,7 +83,7 @@ def plan(
     ] = None,
     prices: PriceFile = None,
     opencost: OpenCostUrl = None,
-    scope: ScopeOfPods = Scope.OPT_IN,
+    scope: SomeScope = None,
     output: OutputOption = Output.TABLE,
     color: ColorOption = Color.AUTO,
 ) -> None:

@@ -53,6 +53,14 @@ OpenCostUrl = Annotated[
 ScopeOfPods = Annotated[
     Scope, typer.Option(help="Namespaces that count: those that say so, or all but those that say no.")
 ]
+SomeScope = Annotated[
+    Scope | None,
+    typer.Option(
+        "--scope",
+        help="Namespaces that count: those that say so, or all but those that say no; without it, as the webhook's "
+        "configuration has it.",
+    ),
+]
 AllNamespaces = Annotated[bool, typer.Option("--all-namespaces", "-A", help="All namespaces, as without -n.")]
 
 
@@ -88,6 +96,7 @@ class SortColumn(StrEnum):
     WORKLOAD = "workload"
     REPLICAS = "replicas"
     MODEL = "model"
+    POLICY = "policy"
     ALLOCATED = "allocated"
     USED = "used"
     RECOMMENDED = "recommended"

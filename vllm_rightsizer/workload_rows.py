@@ -27,6 +27,8 @@ class Row:
     replicas: int | None
     gpus: int | None
     model: str | None
+    policy: str | None
+    """The VLLMPolicy that it is sized by."""
     allocated_bytes: int | None
     used_bytes: int | None
     recommended_bytes: int | None
@@ -61,6 +63,7 @@ class Row:
             "replicas": self.replicas,
             "gpus": self.gpus,
             "model": self.model,
+            "policy": self.policy,
             "allocatedBytes": self.allocated_bytes,
             "usedBytes": self.used_bytes,
             "recommendedBytes": self.recommended_bytes,
@@ -113,6 +116,7 @@ class Total:
         }
 
 
+_LAST = "\uffff"
 _AMOUNTS: Mapping[SortColumn, Callable[[Row], float | None]] = {
     SortColumn.REPLICAS: lambda row: row.replicas,
     SortColumn.ALLOCATED: lambda row: row.allocated_bytes,
@@ -123,7 +127,8 @@ _AMOUNTS: Mapping[SortColumn, Callable[[Row], float | None]] = {
 }
 _TEXTS: Mapping[SortColumn, Callable[[Row], str]] = {
     SortColumn.WORKLOAD: lambda row: row.name,
-    SortColumn.MODEL: lambda row: row.model or "\uffff",
+    SortColumn.MODEL: lambda row: row.model or _LAST,
+    SortColumn.POLICY: lambda row: row.policy or _LAST,
     SortColumn.STATE: lambda row: row.state.words,
 }
 
@@ -182,6 +187,7 @@ def row_of(recommendation: VLLMRecommendation) -> Row:
         replicas=status.replicas,
         gpus=gpus,
         model=measured.model if measured is not None else None,
+        policy=status.policy.value if status.policy is not None else None,
         allocated_bytes=together(measured.allocated_bytes if measured is not None else None),
         used_bytes=together(used),
         recommended_bytes=together(target.allocation_bytes if target is not None else None),

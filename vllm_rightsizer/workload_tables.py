@@ -86,8 +86,8 @@ class FollowingLines:
 
 
 def _columns_of(rows: Sequence[Row], *, wide: bool) -> list[_Column]:
-    model = _Column("model", 8, _model if wide else _end_of_model)
-    return [_workload_column(rows), _REPLICAS, model, *_COLUMNS, *(_WIDE_COLUMNS if wide else ())]
+    model = _Column("model", 9, _model if wide else _end_of_model)
+    return [_workload_column(rows), _REPLICAS, model, _POLICY, *_COLUMNS, *(_WIDE_COLUMNS if wide else ())]
 
 
 def _cells_of(row: Row, columns: Sequence[_Column]) -> list[str]:
@@ -170,6 +170,7 @@ def _count(number: int | None) -> str:
 
 
 _REPLICAS = _Column("replicas", 6, lambda row: _count(row.replicas), lambda total: _count(total.replicas), "right")
+_POLICY = _Column("policy", 8, lambda row: row.policy or UNKNOWN)
 _COLUMNS = (
     _Column(
         "allocated", 4, lambda row: _bytes(row.allocated_bytes), lambda total: _bytes(total.allocated_bytes), "right"

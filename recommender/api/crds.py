@@ -87,6 +87,7 @@ _LISTINGS = (
         (
             ("Kind", "string", ".spec.targetRef.kind"),
             ("Workload", "string", ".spec.targetRef.name"),
+            ("Policy", "string", ".status.policy.value"),
             ("KV bytes", "integer", ".status.target.kvBytes"),
             ("Saved bytes", "integer", ".status.savings.bytes"),
             ("Bound by", "string", ".status.target.boundBy"),

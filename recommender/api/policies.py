@@ -49,7 +49,7 @@ class Verify(ApiModel):
     """What a pod must show after a recommendation was applied to it."""
 
     ready_timeout: Duration = "30m"
-    """Time until a pod with new sizes must report; without it the recommendation is withdrawn."""
+    """Time from the start of vLLM until a pod with new sizes must report, or the recommendation is withdrawn."""
     settle: Duration = "30m"
     """Time for which a pod with new sizes is observed before it is judged."""
     ttft_percent: float = Field(default=10, ge=0)

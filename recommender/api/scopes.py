@@ -16,7 +16,7 @@ ENABLED = "enabled"
 DISABLED = "disabled"
 
 SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease")
-"""Never in scope, whatever their labels say. The release's own namespace, which is not either, runs no vLLM."""
+"""Never in scope, whatever their labels say; nor is the namespace of our own servers."""
 
 _MIRROR = "kubernetes.io/config.mirror"
 
@@ -33,9 +33,18 @@ class Scope(StrEnum):
     OPT_IN = "OptIn"
     OPT_OUT = "OptOut"
 
-    def covers(self, namespace: str, labels: Mapping[str, str]) -> bool:
-        """Whether the webhook is asked about pods of the namespace of that name, with these labels."""
-        if namespace in SYSTEM_NAMESPACES:
+    def covers(self, namespace: str, labels: Mapping[str, str], own: str | None = None) -> bool:
+        """Whether the webhook is asked about pods of the namespace of that name, with these labels; `own` has our
+        servers, None where they run in none."""
+        if namespace in (*SYSTEM_NAMESPACES, own):
             return False
         said = labels.get(LABEL_INJECT)
         return said == ENABLED if self is Scope.OPT_IN else said != DISABLED
+
+
+def scope_of(webhook: Mapping[str, Any]) -> Scope:
+    """By the `namespaceSelector` of one of ours in a MutatingWebhookConfiguration."""
+    for term in (webhook.get("namespaceSelector") or {}).get("matchExpressions") or ():
+        if (term.get("key"), term.get("operator")) == (LABEL_INJECT, "NotIn") and DISABLED in term["values"]:
+            return Scope.OPT_OUT
+    return Scope.OPT_IN

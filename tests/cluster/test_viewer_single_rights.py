@@ -49,7 +49,7 @@ NEEDED_BY: Mapping[Right, set[str]] = {
     ("list", "rollouts"): {PLAN, DOCTOR},
     ("list", "leaderworkersets"): {PLAN, DOCTOR},
     ("list", "inferenceservices"): {PLAN, DOCTOR},
-    ("list", "mutatingwebhookconfigurations"): {DOCTOR},
+    ("list", "mutatingwebhookconfigurations"): {PLAN, DOCTOR},
     ("list", "customresourcedefinitions"): {DOCTOR},
     ("list", "deviceclasses"): {DOCTOR},
     ("get", "leases"): {DOCTOR},
@@ -69,26 +69,27 @@ def _command(config: Path, *arguments: str) -> str:
         done = run(config, *arguments)
     except UserError as error:
         return str(error)
-    # `explain` goes on without the policy, and says so.
+    # `explain` goes on without the policy, and `plan` without the scope, and say so.
     assert done.exit_code == 0
     return done.stderr
 
 
 def _asked(plane: ControlPlane, user: str, namespace: str, *, watch: bool) -> str:
     """What is refused where each of our kinds is asked for as kubectl does it."""
-    refused = []
+    refused, client = [], plane.client_of(user)
     for resource in OURS.values():
         path = resource.path(namespace if resource is RECOMMENDATIONS else None, None if watch else "default")
         query = {"watch": "1", "timeoutSeconds": "5"} if watch else {}
-        with plane.client_of(user).http.stream("GET", path, params=query) as answer:
+        with client.http.stream("GET", path, params=query) as answer:
             assert answer.status_code in ((200, 403) if watch else (200, 403, 404))
             if answer.status_code == 403:
                 refused.append(answer.read().decode())
+    client.http.close()
     return "\n".join(refused)
 
 
 async def _followed(config: Path, namespace: str) -> str:
-    async with contextlib.aclosing(looks(Source(None, config), namespace)) as seen, asyncio.timeout(60):
+    async with contextlib.aclosing(looks(Source(None, config), namespace)) as seen, asyncio.timeout(180):
         quiet = 0
         async for look in seen:
             if look.trouble is not None:

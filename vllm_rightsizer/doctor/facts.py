@@ -16,10 +16,10 @@ from recommender.api.objects import InvalidObjectError
 from recommender.api.owner_groups import CustomOwnerGroup
 from recommender.api.owners import WORKLOAD_KINDS
 from recommender.api.policies import CLUSTER_AUTOMATION_NAME, ClusterAutomation
-from recommender.api.scopes import DISABLED, Scope
+from recommender.api.scopes import Scope, scope_of
 from recommender.discovery import Census, Discovery, Pod, census_of, discover
 from recommender.listed_objects import ListedObjects
-from vllm_plugin.names import GROUP, LABEL_INJECT
+from vllm_plugin.names import GROUP
 
 Raw = dict[str, Any]
 Name = tuple[str, str]
@@ -37,6 +37,8 @@ class Probe:
     """What became of a vLLM pod that was only tried: `marked` by the webhook, or `refused`, with a sentence.
 
     `left_out`: the webhook's own words where it has left the plugin out. `at`: by the clock of the API server.
+    `taken_without_us`: of a refused one, whether the webhook's own changes are why. `plugin_map`: the ConfigMap that it
+    was to mount; `lost`: it is marked, and what the plugin was to come from is gone again.
     """
 
     namespace: str
@@ -44,6 +46,9 @@ class Probe:
     refused: str | None = None
     left_out: str | None = None
     at: datetime | None = None
+    taken_without_us: bool = False
+    plugin_map: str | None = None
+    lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,14 +133,8 @@ class Facts:
         recommender = self.deployment(RECOMMENDER)
         if recommender is not None and option(recommender, "scope", Scope.OPT_IN) == Scope.OPT_OUT:
             return Scope.OPT_OUT
-        for raw in self.own_configurations:
-            for webhook in webhooks_of(raw):
-                for term in (webhook.get("namespaceSelector") or {}).get("matchExpressions") or ():
-                    if (term.get("key"), term.get("operator")) == (LABEL_INJECT, "NotIn") and DISABLED in term[
-                        "values"
-                    ]:
-                        return Scope.OPT_OUT
-        return Scope.OPT_IN
+        webhooks = (webhook for raw in self.own_configurations for webhook in webhooks_of(raw))
+        return Scope.OPT_OUT if Scope.OPT_OUT in map(scope_of, webhooks) else Scope.OPT_IN
 
     @cached_property
     def census(self) -> Census:
@@ -175,10 +174,15 @@ class Facts:
         return next((raw for raw in self.of("Deployment", self.namespace) if component in arguments(raw)[:1]), None)
 
     @property
+    def way(self) -> str | None:
+        """How the webhook brings the plugin into pods; None where it is not to be seen."""
+        deployment = self.deployment(WEBHOOK)
+        return option(deployment, "injection", "config-map") if deployment is not None else None
+
+    @property
     def injects(self) -> bool:
         """Whether the webhook is to bring the plugin into pods at all."""
-        deployment = self.deployment(WEBHOOK)
-        return deployment is None or option(deployment, "injection", "config-map") != "none"
+        return self.way != "none"
 
     @property
     def probe_came_back_bare(self) -> bool:

@@ -22,7 +22,8 @@ def emit(pod: Raw, asked: Sequence[Asked]) -> Emission | Declined:
         share = one.share("dra")
         template = share.words[CLAIM]
         if one.claim_template != template:
-            return Declined(f"the ResourceClaimTemplate {template} is not there yet")
+            hint = "a recommender with --no-gpu-claims makes none (in the chart: recommender.gpuClaims)"
+            return Declined(f"the ResourceClaimTemplate {template} is not there yet; {hint}")
         if (one.engine.container.get("resources") or {}).get("claims"):
             return Declined(f"{one.engine.name} has device claims of its own")
         claim = _CLAIM if at == 0 else f"{_CLAIM}-{at + 1}"

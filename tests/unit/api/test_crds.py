@@ -34,6 +34,12 @@ def test_kubectl_shows_more_where_it_is_wide() -> None:
         assert {column["jsonPath"].partition("[")[0] for column in columns} <= fields
 
 
+def test_kubectl_shows_by_which_policy() -> None:
+    [found] = [one for one in definitions() if one["spec"]["names"]["kind"] == "VLLMRecommendation"]
+    columns = {one["name"]: one for one in found["spec"]["versions"][0]["additionalPrinterColumns"]}
+    assert columns["Policy"] == {"name": "Policy", "type": "string", "jsonPath": ".status.policy.value"}
+
+
 @pytest.mark.parametrize("definition", definitions(), ids=lambda found: found["spec"]["names"]["kind"])
 def test_every_field_has_a_description_in_plain_words(definition: dict[str, Any]) -> None:
     schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]

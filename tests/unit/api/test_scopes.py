@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from recommender.api.scopes import SYSTEM_NAMESPACES, Scope
+from recommender.api.scopes import SYSTEM_NAMESPACES, Scope, scope_of
 from recommender.discovery import opted_in
 from vllm_plugin.names import LABEL_INJECT
 
@@ -25,3 +27,24 @@ def test_what_a_label_says(said: str | None, opt_in: bool, opt_out: bool) -> Non
 @pytest.mark.parametrize("name", SYSTEM_NAMESPACES)
 def test_never_the_systems(scope: Scope, name: str) -> None:
     assert not scope.covers(name, {LABEL_INJECT: "enabled"})
+
+
+@pytest.mark.parametrize("scope", Scope)
+def test_never_that_of_our_servers(scope: Scope) -> None:
+    labels = {LABEL_INJECT: "enabled"}
+    assert not scope.covers("sizes", labels, own="sizes")
+    assert scope.covers("chat", labels, own="sizes")
+    assert opted_in({"metadata": {"name": "sizes", "labels": labels}}, scope, own="sizes") is None
+
+
+@pytest.mark.parametrize(
+    ("selector", "scope"),
+    [
+        ({"matchLabels": {LABEL_INJECT: "enabled"}}, Scope.OPT_IN),
+        ({"matchExpressions": [{"key": LABEL_INJECT, "operator": "NotIn", "values": ["disabled"]}]}, Scope.OPT_OUT),
+        ({"matchExpressions": [{"key": "control-plane", "operator": "DoesNotExist"}]}, Scope.OPT_IN),
+        (None, Scope.OPT_IN),
+    ],
+)
+def test_the_selector_tells_the_scope(selector: dict[str, Any] | None, scope: Scope) -> None:
+    assert scope_of({"name": "pods.vllm-rightsizer.io", "namespaceSelector": selector}) is scope

@@ -183,3 +183,19 @@ def test_an_empty_list_says_what_to_do_as_far_as_it_may_look(cli: Cli, tmp_path:
         done = cli("list", "--kubeconfig", str(kubeconfig(tmp_path / "kubeconfig", port)))
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.startswith(said)
+
+
+@pytest.mark.parametrize("scope", [(), ("--scope", "OptIn")])
+def test_a_scope_that_may_not_be_looked_at(cli: Cli, tmp_path: Path, scope: tuple[str, ...]) -> None:
+    def answer(path: str) -> tuple[int, str]:
+        if "mutatingwebhookconfigurations" in path:
+            return 403, "not for you"
+        return 200, json.dumps({"metadata": {"resourceVersion": "7"}, "items": []})
+
+    with server(answer) as port:
+        done = cli(*PLAN, *scope, "--kubeconfig", str(kubeconfig(tmp_path / "kubeconfig", port)))
+    assert done.returncode == 0
+    assert "by --scope OptIn" in done.stdout
+    said = "the scope is taken to be OptIn: mutatingwebhookconfigurations.admissionregistration.k8s.io cannot be listed"
+    assert done.stderr.startswith(said) is (not scope)
+    assert bool(done.stderr) is (not scope)

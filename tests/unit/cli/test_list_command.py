@@ -54,7 +54,7 @@ def test_a_table(cli: Cli, objects: Path) -> None:
     head, *lines = done.stdout.splitlines()
     assert head.split("  ")[0] == "workload"
     assert " ".join(lines[1].split()) == (
-        "chat/llama-3-8b 3 …-llama/Meta-Llama-3-8B-Instruct 215 GiB 68.38 GiB 72.00 GiB 143 GiB (67%) "
+        "chat/llama-3-8b 3 …-llama/Meta-Llama-3-8B-Instruct default 215 GiB 68.38 GiB 72.00 GiB 143 GiB (67%) "
         "64.7% → 63.9% waits for new pods"
     )
     assert " ".join(lines[3].split()) == "all 3 6 645 GiB 292 GiB 304 GiB 341 GiB (53%)"
@@ -77,6 +77,7 @@ def test_documents_for_programs(cli: Cli, objects: Path) -> None:
     found = {one["name"]: one for one in document["workloads"]}
     llama = found["llama-3-70b"]
     assert (llama["replicas"], llama["gpus"]) == (1, 4)
+    assert {one["policy"] for one in found.values()} == {"default"}
     assert llama["allocatedBytes"] == 4 * 73404 * MiB
     assert llama["recommendedBytes"] == 4 * 48 * 1024 * MiB
     assert llama["savedBytes"] == llama["allocatedBytes"] - llama["recommendedBytes"]
@@ -92,7 +93,8 @@ def test_documents_for_programs(cli: Cli, objects: Path) -> None:
 @pytest.mark.parametrize(
     ("width", "columns"),
     [
-        (200, "workload replicas model allocated used recommended saving hit rate state"),
+        (200, "workload replicas model policy allocated used recommended saving hit rate state"),
+        (135, "workload replicas policy allocated used recommended saving hit rate state"),
         (120, "workload replicas allocated used recommended saving hit rate state"),
         (100, "workload replicas allocated used recommended saving state"),
         (80, "workload allocated recommended saving state"),

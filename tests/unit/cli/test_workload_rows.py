@@ -14,6 +14,7 @@ from recommender.api.recommendations import (
     Money,
     RecommendationSpec,
     RecommendationStatus,
+    Resolved,
     Savings,
     Target,
     TargetRef,
@@ -90,8 +91,12 @@ def counted(replicas: int | None, gpus: int | None) -> RecommendationStatus:
     return SIZED.model_copy(update={"replicas": replicas, "gpus": gpus})
 
 
+def assigned(status: RecommendationStatus, policy: str) -> RecommendationStatus:
+    return status.model_copy(update={"policy": Resolved(value=policy, source="workload")})
+
+
 def test_figures_of_all_gpus_of_all_replicas() -> None:
-    row = row_of(recommendation(REPORTING, RECOMMENDED, WAITING, status=counted(3, 6)))
+    row = row_of(recommendation(REPORTING, RECOMMENDED, WAITING, status=assigned(counted(3, 6), "careful")))
     assert (row.replicas, row.gpus) == (3, 6)
     assert row.allocated_bytes == 6 * 70 * GiB
     assert row.used_bytes == 6 * (15 + 2 + 3) * GiB
@@ -102,6 +107,7 @@ def test_figures_of_all_gpus_of_all_replicas() -> None:
     assert (row.kv_bytes, row.recommended_kv_bytes, row.bound_by) == (50 * GiB, 10 * GiB, "hitRate")
     assert (row.bankable_per_month, row.currency) == (100.0, "EUR")
     assert row.model == "meta-llama/Llama-3.1-8B-Instruct"
+    assert (row.policy, row.to_json()["policy"]) == ("careful", "careful")
     assert row.state.words == "waits for new pods"
 
 
@@ -166,11 +172,12 @@ def test_a_total_of_nothing_known() -> None:
 
 def rows() -> list[Row]:
     growing = counted(3, 3).model_copy(update={"savings": SAVINGS.model_copy(update={"bytes": -GiB})})
+    growing = assigned(growing, "careful")
     nothing = RecommendationStatus(replicas=1, gpus=1)
     made = [
         recommendation(name="b", status=growing),
         recommendation(name="c", status=nothing),
-        recommendation(name="a", status=counted(2, 2)),
+        recommendation(name="a", status=assigned(counted(2, 2), "default")),
     ]
     return [row_of(one) for one in made]
 
@@ -183,6 +190,7 @@ def rows() -> list[Row]:
         (SortColumn.SAVING, "abc"),
         (SortColumn.ALLOCATED, "bac"),
         (SortColumn.MODEL, "abc"),
+        (SortColumn.POLICY, "bac"),
         (SortColumn.HIT_RATE, "abc"),
     ],
 )

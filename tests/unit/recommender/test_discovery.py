@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,14 @@ def test_a_namespace_that_is_being_deleted(store: FileObjectStore) -> None:
     assert found(store).injected == ()
 
 
+def test_pods_beside_our_servers(store: FileObjectStore) -> None:
+    """The webhook is never asked about them: they are not waited for, and the plugin is not brought there."""
+    store.apply(pod_object(1))
+    census = census_of(store, own=KEY.namespace)
+    assert not census.opted_in
+    assert (discover(census).injected, discover(census).bare) == ((), ())
+
+
 def test_a_mirror_pod_is_none_of_ours() -> None:
     """The webhook cannot change it, so that it is not waited for either; its GPUs are taken all the same."""
     raw = pod_object(1)
@@ -186,6 +195,20 @@ def test_how_the_container_ended() -> None:
     state = {"name": KEY.container, "ready": False, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
     raw = changed(pod_object(1), status={"containerStatuses": [{**state, "lastState": ended}]})
     assert injected(raw).failure == "exit code 1: max seq len is too large"
+
+
+def test_since_when_the_container_runs() -> None:
+    """After the image was pulled; of one that was restarted, when it did so first is not told any more."""
+    raw, taken, began = pod_object(1), "2026-11-01T12:00:00Z", "2026-11-01T12:40:00Z"
+    raw["status"].pop("startTime", None)
+    assert injected(raw).started_at is None
+    changed(raw, status={"startTime": taken})
+    assert injected(raw).started_at == datetime.fromisoformat(taken).timestamp()
+    state = {"name": KEY.container, "ready": False, "restartCount": 0, "state": {"running": {"startedAt": began}}}
+    changed(raw, status={"containerStatuses": [state]})
+    assert injected(raw).started_at == datetime.fromisoformat(began).timestamp()
+    changed(raw, status={"containerStatuses": [{**state, "restartCount": 1}]})
+    assert injected(raw).started_at == datetime.fromisoformat(taken).timestamp()
 
 
 def test_the_plugin_comes_into_namespaces_that_opted_in(store: FileObjectStore) -> None:

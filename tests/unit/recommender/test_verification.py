@@ -31,6 +31,7 @@ from recommender.api.recommendations import (
 from recommender.intervals import Series
 from recommender.resolution import ResolvedPolicy
 from recommender.workload_states import PodReport
+from vllm_plugin.names import ANNOTATION_EMITTED
 
 
 def judged(
@@ -71,6 +72,39 @@ def test_a_pod_that_is_not_ready_in_time() -> None:
     first = recommend(state())
     late = PodReport(pod("llama-1", applied=True, ready=False, age=1900), fault="refused")
     assert shown(judged(late, OBSERVED, first), VERIFIED) == ("False", "NotReady")
+
+
+@pytest.mark.parametrize("waits", ["for a node", "for its image"])
+def test_a_pod_that_waits_for_its_node_or_image_withdraws_nothing(waits: str) -> None:
+    """An autoscaler without a free GPU, a node that comes up: the size is not to blame, nor for the time it took."""
+    first = recommend(state())
+    waiting = replace(pod("llama-1", applied=True, ready=False, age=2 * HOUR), address=None)
+    waiting = replace(waiting, started_at=None if waits == "for a node" else NOW - 2 * HOUR)
+    found = judged(PodReport(waiting, fault="not running"), OBSERVED, first)
+    assert (shown(found, VERIFIED), shown(found, DEGRADED)[0]) == (("Unknown", "Starting"), "False")
+    assert found.status.target is not None
+    begun = replace(waiting, address=("127.0.0.1", 1), started_at=NOW - 60)
+    found = judged(PodReport(begun, fault="refused"), OBSERVED, first)
+    assert (shown(found, VERIFIED), shown(found, DEGRADED)[0]) == (("Unknown", "Starting"), "False")
+    late = replace(begun, started_at=NOW - 1900)
+    assert shown(judged(PodReport(late, fault="refused"), OBSERVED, first), VERIFIED) == ("False", "NotReady")
+
+
+def test_a_pod_that_waits_for_what_an_emitter_asked_for() -> None:
+    """No scheduler may take these words: without them the next pod starts."""
+    first = recommend(state())
+    waiting = pod("llama-1", applied=True, ready=False, age=1900)
+    asked = replace(waiting, address=None, annotations={ANNOTATION_EMITTED: "{}"})
+    assert shown(judged(PodReport(asked, fault="not running"), OBSERVED, first), DEGRADED) == ("True", "NotReady")
+
+
+def test_a_pod_settles_from_its_start_on() -> None:
+    """However long it waited for a node: before that nothing could be seen of it."""
+    first = recommend(state())
+    small = applied_engine(first)
+    waited = PodReport(replace(pod("llama-1", applied=True, age=W), started_at=NOW - 3600), (small,))
+    observed = (*OBSERVED, series(traffic(2), W, NOW, engine=small, pod="llama-1"))
+    assert shown(judged(waited, observed, first), VERIFIED) == ("True", "AsPredicted")
 
 
 def test_preemptions_while_it_settles() -> None:

@@ -291,7 +291,8 @@ def test_dra(gpus: int) -> None:
 
 @pytest.mark.parametrize("template", [None, f"{NAME}-00000000"])
 def test_dra_waits_for_its_template(template: str | None) -> None:
-    declined(a_pod(), "dra", "not there yet", claim_template=template)
+    why = "is not there yet; a recommender with --no-gpu-claims makes none (in the chart: recommender.gpuClaims)"
+    declined(a_pod(), "dra", why, claim_template=template)
 
 
 def test_dra_leaves_claims_of_the_authors_own() -> None:
