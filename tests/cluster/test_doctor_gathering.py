@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from bench.lab.client import documents
 from bench.lab.control_plane import ControlPlane, running
 from bench.lab.programs import ROOT, folder_with
-from bench.lab.webhook import CONFIGURATION, MANIFESTS, NAMESPACE, Webhook, install
+from bench.lab.webhook import CONFIGURATION, MANIFESTS, NAMESPACE, Webhook, allow, install
 from recommender.api.plugin_wheel import plugin_config_map
 from recommender.leading import LEASE
 from vllm_plugin.names import API_VERSION, LABEL_INJECT
@@ -33,7 +33,8 @@ from vllm_rightsizer.cli import app
 from vllm_rightsizer.errors import UserError
 from webhook.pairs import new_authority, pem_of
 
-from .pods import OPTED_IN, injected, tried, vllm_pod
+from . import doctor_faults_of_pods as of_pods
+from .pods import OPTED_IN, PATIENCE_SECONDS, injected, tried, vllm_pod
 
 Raw = dict[str, Any]
 Fault = Callable[[ControlPlane, Webhook], AbstractContextManager[None]]
@@ -52,6 +53,7 @@ def webhook(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with running(folder / "plane") as plane:
         plane.install_crds(ROOT / "deploy" / "crds")
         install(plane)
+        allow(plane, PATIENCE_SECONDS)
         plane.client.apply_files(MANIFESTS / "automation.yaml", *(MANIFESTS / f"{name}.yaml" for name in DEPLOYMENTS))
         for name in DEPLOYMENTS:
             for raw in documents(MANIFESTS / f"{name}.yaml"):
@@ -62,7 +64,7 @@ def webhook(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         made = Webhook(plane, folder / "webhook")
         try:
             made.start()
-            plane.wait_for(lambda: injected(tried(plane, CHAT, vllm_pod())), "call of the webhook")
+            wait_for_calls(plane)
             yield made
         finally:
             made.stop()
@@ -85,6 +87,11 @@ def run(plane: ControlPlane, deployment: Raw) -> None:
 def led(webhook: Webhook) -> None:
     """A recommender has renewed its Lease a moment ago."""
     lease(webhook.plane, datetime.now(UTC))
+
+
+def wait_for_calls(plane: ControlPlane) -> None:
+    """Until the API server calls the webhook, as it has not a moment after whatever kept it from that has gone."""
+    plane.wait_for(lambda: injected(tried(plane, CHAT, vllm_pod())), "call of the webhook")
 
 
 def lease(plane: ControlPlane, renewed: datetime) -> None:
@@ -147,12 +154,12 @@ def right_taken_away(plane: ControlPlane, _webhook: Webhook) -> Iterator[None]:
         return bool(plane.client.create(path, review)["status"]["allowed"])
 
     # RBAC takes effect a moment later.
-    plane.wait_for(lambda: not allowed(), "right that is gone", seconds=60)
+    plane.wait_for(lambda: not allowed(), "right that is gone")
     try:
         yield
     finally:
         plane.client.patch(path, {"rules": rules})
-        plane.wait_for(allowed, "right that is back", seconds=60)
+        plane.wait_for(allowed, "right that is back")
 
 
 @contextlib.contextmanager
@@ -162,21 +169,24 @@ def webhook_killed(plane: ControlPlane, webhook: Webhook) -> Iterator[None]:
         yield
     finally:
         webhook.start()
-        plane.wait_for(lambda: injected(tried(plane, CHAT, vllm_pod())), "call of the webhook")
+        wait_for_calls(plane)
 
 
 @contextlib.contextmanager
 def bundle_of_before(plane: ControlPlane, webhook: Webhook) -> Iterator[None]:
     """Somebody writes the authority of a former installation, while the webhook hangs."""
     right = webhook.published()
+    # It is not waited for here.
+    allow(plane, 1)
     os.kill(webhook.pid, signal.SIGSTOP)
     try:
         webhook.publish(pem_of(new_authority(datetime.now(UTC)).certificate))
         yield
     finally:
         os.kill(webhook.pid, signal.SIGCONT)
-        plane.wait_for(lambda: webhook.published() == right, "authority that the webhook writes back", seconds=60)
-        plane.wait_for(lambda: injected(tried(plane, CHAT, vllm_pod())), "call of the webhook")
+        allow(plane, PATIENCE_SECONDS)
+        plane.wait_for(lambda: webhook.published() == right, "authority that the webhook writes back")
+        wait_for_calls(plane)
 
 
 @contextlib.contextmanager
@@ -185,9 +195,8 @@ def no_endpoint(plane: ControlPlane, webhook: Webhook) -> Iterator[None]:
     try:
         yield
     finally:
-        webhook.stop()
-        webhook.start()
-        plane.wait_for(lambda: injected(tried(plane, CHAT, vllm_pod())), "call of the webhook")
+        webhook.come_back()
+        wait_for_calls(plane)
 
 
 @contextlib.contextmanager
@@ -203,6 +212,7 @@ def nobody_opted_in(plane: ControlPlane, _webhook: Webhook) -> Iterator[None]:
         yield
     finally:
         plane.client.patch(f"/api/v1/namespaces/{CHAT}", {"metadata": {"labels": OPTED_IN}})
+        wait_for_calls(plane)
 
 
 @contextlib.contextmanager
@@ -247,13 +257,10 @@ def pod_that_is_refused(plane: ControlPlane, _webhook: Webhook) -> Iterator[None
 @contextlib.contextmanager
 def application_that_heals(plane: ControlPlane, _webhook: Webhook) -> Iterator[None]:
     """What Argo CD's controller would write of an Application, and its kind with no more than its name."""
-    definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    path = "/apis/argoproj.io/v1alpha1/namespaces/default/applications"
-    plane.client.create(definition, APPLICATIONS)
-    plane.wait_for(lambda: plane.exists(path), "Applications", seconds=60)
+    plane.define(APPLICATIONS)
     seen = {"kind": "MutatingWebhookConfiguration", "name": "vllm-rightsizer", "status": "OutOfSync"}
     plane.client.create(
-        path,
+        "/apis/argoproj.io/v1alpha1/namespaces/default/applications",
         {
             "apiVersion": "argoproj.io/v1alpha1",
             "kind": "Application",
@@ -265,8 +272,9 @@ def application_that_heals(plane: ControlPlane, _webhook: Webhook) -> Iterator[N
     try:
         yield
     finally:
-        plane.client.delete(f"{definition}/{APPLICATIONS['metadata']['name']}")
-        plane.wait_for(lambda: not plane.exists(path), "end of Applications", seconds=60)
+        definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/applications.argoproj.io"
+        plane.client.delete(definition)
+        plane.wait_for(lambda: not plane.exists(definition), "end of Applications")
 
 
 OPEN = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
@@ -298,6 +306,11 @@ APPLICATIONS: Raw = {
         (automation_of_no_namespace, "AutomationWithoutPods", "no Namespace of that name"),
         (pod_older_than_the_opt_in, "PodNotAdmitted", "without the plugin"),
         (pod_that_is_refused, "PluginRefused", "PYTHONPATH"),
+        (of_pods.policy_against_our_volume, "ProbeRefused", "no pod may have an emptyDir"),
+        (of_pods.injector_that_does_not_come, "InjectorNotPulled", f"{of_pods.INJECTOR}, which its node does not get"),
+        (of_pods.plugin_of_another_version, "PluginMapMissing", "that of another version is"),
+        (of_pods.vllm_beside_us, "VLLMBesideUs", "in the namespace of webhook and recommender"),
+        (of_pods.claims_that_nobody_makes, "ClaimsNotKept", "the recommender runs with --no-gpu-claims"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
+from recommender.api.scopes import DISABLED
+from vllm_plugin.names import LABEL_INJECT
 from vllm_rightsizer.doctor.facts import (
     CONFIGURATION,
     WEBHOOK,
@@ -17,7 +19,7 @@ from vllm_rightsizer.doctor.facts import (
     webhooks_of,
 )
 from vllm_rightsizer.doctor.findings import Finding, Severity
-from vllm_rightsizer.doctor.fixes import logs, restarted, restored
+from vllm_rightsizer.doctor.fixes import WAYS_BY_IMAGE, brought_by_map, logs, restarted, restored
 from vllm_rightsizer.doctor.servers import runs
 from webhook.pairs import valid, verifies
 
@@ -168,7 +170,35 @@ def probe_left_out(facts: Facts) -> Iterator[Finding]:
 
 def probe_refused(facts: Facts) -> Iterator[Finding]:
     probe = facts.probe
-    if probe is not None and probe.refused is not None:
+    if probe is None or probe.refused is None:
+        return
+    about = f"Namespace {probe.namespace}"
+    if not probe.taken_without_us:
         why = "whether the webhook is called could not be tried"
         fix = f"kubectl auth can-i create pods --namespace={probe.namespace}"
-        yield Finding("ProbeRefused", Severity.NOTE, f"Namespace {probe.namespace}", probe.refused, why, fix)
+        yield Finding("ProbeRefused", Severity.NOTE, about, probe.refused, why, fix)
+        return
+    why = "without what the webhook adds it is taken: no vLLM pod can be created there; "
+    if facts.way in WAYS_BY_IMAGE:
+        why += "bring the plugin in by ConfigMap, or have whoever refuses it let it pass"
+        fix = brought_by_map(facts)
+    else:
+        why += "have whoever refuses it let it pass, or leave the namespace out, as the command does"
+        fix = f"kubectl label --overwrite namespace {probe.namespace} {LABEL_INJECT}={DISABLED}"
+    yield Finding("ProbeRefused", Severity.CRITICAL, about, probe.refused, why, fix)
+
+
+def plugin_lost(facts: Facts) -> Iterator[Finding]:
+    """The webhook's volume is not in the pod that was tried, or nothing is in the volume."""
+    probe = facts.probe
+    if probe is None or not probe.lost:
+        return
+    seen = "a vLLM pod that was tried there (--dry-run=server) came back marked, and without the volume of the plugin"
+    why = "pods start without the plugin, and nothing is measured: "
+    if facts.way == "image-volume":
+        why += "the API server takes no images as volumes, as before Kubernetes 1.35"
+        fix = brought_by_map(facts)
+    else:
+        why += "something takes the volume out again after the webhook"
+        fix = "kubectl get mutatingwebhookconfigurations"
+    yield Finding("PluginLost", Severity.CRITICAL, f"Namespace {probe.namespace}", seen, why, fix)

@@ -14,6 +14,8 @@ from vllm_rightsizer.doctor.facts import RECOMMENDER, WEBHOOK, Facts, Raw, annot
 
 _RESTARTED = ("Deployment", "StatefulSet", "DaemonSet")
 _COMPONENT = "app.kubernetes.io/component"
+WAYS_BY_IMAGE = ("init-container", "image-volume")
+"""In which nodes have to pull the plugin, before pods start with it."""
 _HELM = "helm"
 """Helm's own name as the manager of fields: what is written back in it stays Helm's, so that its next upgrade meets no
 conflict."""
@@ -28,6 +30,21 @@ def restored(facts: Facts, component: str, part: str) -> str:
         f"helm get manifest {release} --namespace={facts.namespace} | kubectl apply --server-side --force-conflicts "
         f"--field-manager={_HELM} --selector={_COMPONENT}={component} -f -"
     )
+
+
+def upgraded(facts: Facts, value: str) -> str | None:
+    """Helm's release with this value beside its own; None where something else has installed us."""
+    release = _release(facts)
+    if release is None:
+        return None
+    where = f"{release} deploy/chart --namespace={facts.namespace}"
+    return f"helm upgrade {where} --reset-then-reuse-values --set {value}"
+
+
+def brought_by_map(facts: Facts) -> str:
+    """The plugin comes by ConfigMap again, as it does by default."""
+    by_default = "kubectl apply --server-side --force-conflicts -f deploy/kubernetes"
+    return upgraded(facts, "vllm.injection.way=config-map") or by_default
 
 
 def rolled_back(facts: Facts, deployment: Raw, component: str) -> str:
@@ -93,6 +110,11 @@ def started_anew(pod: Pod) -> str:
         return f"kubectl -n {namespace} get pod/{name} -o yaml | kubectl replace --force -f -"
     # Whoever made it makes another one.
     return f"kubectl -n {namespace} delete pod/{pod.name}"
+
+
+def shown(pod: Pod) -> str:
+    kind, name = _object_of(pod)
+    return f"kubectl -n {pod.key.namespace} get {kind.lower()}/{name} -o yaml"
 
 
 def edited(pod: Pod) -> str:

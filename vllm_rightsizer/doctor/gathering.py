@@ -7,38 +7,33 @@ import asyncio
 import base64
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 
 from cryptography import x509
 
-from recommender.api.apiserver.connection import CONNECTION_ERRORS, JSON, METADATA_LIST, ApiError, ApiServer
+from recommender.api.apiserver.connection import JSON, METADATA_LIST, ApiServer
 from recommender.api.apiserver.lists import pages
 from recommender.api.apiserver.resources import Resource
 from recommender.api.owners import BUILT_IN_OWNERS, CUSTOM_OWNERS
 from recommender.cluster_objects import AUTOMATION, CONFIG_MAPS, NAMESPACES, NODES, PODS, POLICIES, RECOMMENDATIONS
 from recommender.leading import LEASE, LEASES
-from vllm_plugin.names import ANNOTATION_SKIPPED, LABEL_INJECTED
 from vllm_rightsizer.doctor.facts import (
     ALL_DEPLOYMENTS,
     WEBHOOK,
     Facts,
     Name,
-    Probe,
     Raw,
     Right,
-    annotations_of,
-    labels,
     moment,
     option,
     service_of,
 )
 from vllm_rightsizer.doctor.gitops import APPLICATIONS
-from vllm_rightsizer.doctor.looking import Seen, looked, said_by
+from vllm_rightsizer.doctor.looking import Seen, looked
 from vllm_rightsizer.doctor.monitoring import MONITORING
 from vllm_rightsizer.doctor.plugins import silent_pods
+from vllm_rightsizer.doctor.probing import probed
 from vllm_rightsizer.doctor.proxied import pages_of, unready
 from vllm_rightsizer.doctor.rights import account_of, needed
-from vllm_rightsizer.doctor.selection import is_called_for
 from vllm_rightsizer.doctor.silence import PLUGINS
 from webhook.publishing import CONFIGURATIONS
 from webhook.secret_certificates import SECRETS
@@ -62,7 +57,6 @@ _PLUGIN_MAPS = {"labelSelector": "app.kubernetes.io/managed-by=vllm-rightsizer"}
 
 _PAGE = 500
 _AT_ONCE = 8
-_PROBED_NAMESPACES = 3
 _MOST_MAPS = 200
 _HOME = "vllm-rightsizer"
 """Where we are installed by default."""
@@ -87,7 +81,7 @@ async def gather(server: ApiServer, namespace: str | None = None) -> Facts:
     chain, moves, probe, lacking, answers, troubles = await asyncio.gather(
         _chain(server, facts, seen),
         _lease_moves(server, where, seen),
-        _probed(server, facts),
+        probed(server, facts),
         _lacking(server, facts, seen),
         pages_of(server, facts, seen),
         unready(server, facts),
@@ -196,58 +190,6 @@ async def _lease_moves(server: ApiServer, namespace: str, seen: Seen) -> bool | 
 
     await looked(server, seen, "Lease", f"get leases in {namespace}", look)
     return moves[0] if moves else None
-
-
-async def _probed(server: ApiServer, facts: Facts) -> Probe | None:
-    """The first opted-in namespace that takes the probe decides; None where nobody has opted in."""
-    found: Probe | None = None
-    in_reach = (namespace for namespace in facts.opted_in if is_called_for(facts, namespace))
-    for namespace in islice(in_reach, _PROBED_NAMESPACES):
-        try:
-            pod = await server.request("POST", PODS.path(namespace), query={"dryRun": "All"}, body=probe_pod())
-        except ApiError as error:
-            found = found or Probe(namespace, refused=f"a vLLM pod could not be tried there: {error.message}")
-        except CONNECTION_ERRORS as error:
-            # All webhooks of the cluster are asked: each may take its time.
-            said = f"a vLLM pod that was tried there had no answer: {said_by(error)}"
-            found = found or Probe(namespace, refused=said)
-        else:
-            return probe_of(namespace, pod)
-    return found
-
-
-def probe_of(namespace: str, pod: Raw) -> Probe:
-    """What the API server has made of the pod."""
-    made = pod["metadata"].get("creationTimestamp")
-    return Probe(
-        namespace,
-        marked=labels(pod).get(LABEL_INJECTED) == "true",
-        left_out=annotations_of(pod).get(ANNOTATION_SKIPPED),
-        at=moment(made) if made else None,
-    )
-
-
-def probe_pod() -> Raw:
-    """A vLLM pod that the strictest Pod Security Standard and a quota on limits let through; it is never made."""
-    amounts = {"cpu": "1m", "memory": "1Mi"}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"generateName": "vllm-rightsizer-doctor-"},
-        "spec": {
-            "automountServiceAccountToken": False,
-            "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [
-                {
-                    "name": "vllm",
-                    "image": "vllm/vllm-openai:latest",
-                    "args": ["--model=probe"],
-                    "resources": {"requests": amounts, "limits": amounts},
-                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                }
-            ],
-        },
-    }
 
 
 async def _lacking(server: ApiServer, facts: Facts, seen: Seen) -> tuple[Right, ...]:

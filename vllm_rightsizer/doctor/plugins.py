@@ -10,7 +10,7 @@ from recommender.api.recommendations import PLUGIN_REPORTING, VLLMRecommendation
 from recommender.api.workloads import recommendation_name
 from recommender.conditions import ESTIMATED
 from recommender.discovery import NOT_ADMITTED, Pod
-from vllm_rightsizer.doctor.facts import RECOMMENDER, WEBHOOK, Facts, Raw, condition, option
+from vllm_rightsizer.doctor.facts import RECOMMENDER, Facts, Raw, condition
 from vllm_rightsizer.doctor.findings import Finding, Severity
 from vllm_rightsizer.doctor.fixes import excluded, logs, started_anew
 from vllm_rightsizer.doctor.silence import silence
@@ -22,19 +22,25 @@ _UNMEASURED = "it is not measured, and what is not measured is not sized"
 
 
 def plugin_map_missing(facts: Facts) -> Iterator[Finding]:
-    """The ConfigMap that carries the plugin, in each opted-in namespace."""
-    webhook = facts.deployment(WEBHOOK)
-    way = option(webhook, "injection", "config-map") if webhook is not None else "config-map"
-    if way != "config-map" or {"ConfigMap", "Deployment"} & facts.unseen.keys():
+    """The ConfigMap that carries the plugin, in each opted-in namespace: the one that the webhook has pods mount now,
+    where a pod that was tried tells which."""
+    if facts.way not in (None, "config-map") or {"ConfigMap", "Deployment"} & facts.unseen.keys():
         return
-    there = {raw["metadata"]["namespace"] for raw in facts.of("ConfigMap")}
-    lacking = [namespace for namespace in facts.opted_in if namespace not in there]
+    mounted = facts.probe.plugin_map if facts.probe is not None else None
+    there = {(raw["metadata"]["namespace"], raw["metadata"]["name"]) for raw in facts.of("ConfigMap")}
+    with_any = {namespace for namespace, _ in there}
+    lacking = [
+        namespace
+        for namespace in facts.opted_in
+        if namespace not in with_any or (mounted is not None and (namespace, mounted) not in there)
+    ]
     if lacking:
+        former = f", {mounted}, is not there; that of another version is" if lacking[0] in with_any else " is not there"
         yield Finding(
             "PluginMapMissing",
             Severity.WARNING,
             f"Namespace {lacking[0]}" + (f" and {len(lacking) - 1} more" if lacking[1:] else ""),
-            "the ConfigMap with the plugin is not there",
+            f"the ConfigMap with the plugin{former}",
             "pods that start there start without the plugin; the recommender makes it within seconds",
             logs(facts, RECOMMENDER),
         )

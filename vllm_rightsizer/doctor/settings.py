@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from recommender.api.policies import DEFAULT_POLICY, VALID, AutomatedNamespace, ClusterAutomation, VLLMPolicy
 from recommender.api.scopes import ENABLED, Scope
 from recommender.conditions import CONTRADICTORY
+from recommender.discovery import Pod
 from vllm_plugin.names import API_VERSION, LABEL_INJECT
-from vllm_rightsizer.doctor.facts import CONFIGURATION, Facts, Raw, condition, titled
+from vllm_rightsizer.doctor.facts import CONFIGURATION, Facts, Raw, condition, labels, titled
 from vllm_rightsizer.doctor.findings import Finding, Severity
-from vllm_rightsizer.doctor.fixes import given
+from vllm_rightsizer.doctor.fixes import given, shown
+from webhook.detection import detect
 
 _SETTINGS = (VLLMPolicy.KIND, AutomatedNamespace.KIND, ClusterAutomation.KIND)
 
@@ -18,10 +20,11 @@ _SETTINGS = (VLLMPolicy.KIND, AutomatedNamespace.KIND, ClusterAutomation.KIND)
 def nobody_opted_in(facts: Facts) -> Iterator[Finding]:
     if facts.opted_in or "Namespace" in facts.unseen or {CONFIGURATION, "Deployment"} <= facts.unseen.keys():
         return
+    own = " but our own" if _covers_own(facts) else ""
     if facts.scope is Scope.OPT_IN:
-        seen, label = f"no namespace has the label {LABEL_INJECT}: {ENABLED}", f"{LABEL_INJECT}={ENABLED}"
+        seen, label = f"no namespace{own} has the label {LABEL_INJECT}: {ENABLED}", f"{LABEL_INJECT}={ENABLED}"
     else:
-        seen, label = f"all namespaces have the label {LABEL_INJECT}: disabled", f"{LABEL_INJECT}-"
+        seen, label = f"all namespaces{own} have the label {LABEL_INJECT}: disabled", f"{LABEL_INJECT}-"
     why = "the webhook is called for no pod: nothing is measured"
     # One in which vLLM runs, where there is any.
     with_vllm = sorted({pod.namespace for pod in facts.census.pods if pod.engines} - {facts.namespace})
@@ -31,6 +34,31 @@ def nobody_opted_in(facts: Facts) -> Iterator[Finding]:
         why += f"; label the one with your vLLM pods: {label}"
         fix = "kubectl get namespaces --show-labels"
     yield Finding("NobodyOptedIn", Severity.WARNING, "Namespaces", seen, why, fix)
+
+
+def _covers_own(facts: Facts) -> bool:
+    """Whether our own namespace would be in scope, were it any other."""
+    own = facts.one("Namespace", facts.namespace)
+    return own is not None and facts.scope.covers(facts.namespace, labels(own))
+
+
+def vllm_beside_us(facts: Facts) -> Iterator[Finding]:
+    """One finding a workload, as long as nobody says that it is to be left alone."""
+    if not _covers_own(facts):
+        return
+    first_of_each: dict[object, Pod] = {}
+    for one in facts.census.pods:
+        for pod in one.engines if one.namespace == facts.namespace else ():
+            excluded = pod.excluded or facts.pods.ownership.excluded(one.namespace, {"metadata": one.metadata})
+            # A guess is not enough: the image that we run ourselves may be called anything.
+            if not excluded and detect(facts.pod(one.namespace, pod.name)).engines:
+                first_of_each.setdefault(pod.key, pod)
+    for pod in first_of_each.values():
+        about = f"{pod.key.workload.kind} {pod.key.namespace}/{pod.key.workload.name}"
+        seen = "it runs vLLM in the namespace of webhook and recommender"
+        why = "of its own namespace the webhook is never asked, whatever the label: move the workload to another one, "
+        why += "or install us into one of our own"
+        yield Finding("VLLMBesideUs", Severity.WARNING, about, seen, why, shown(pod))
 
 
 def setting_invalid(facts: Facts) -> Iterator[Finding]:
@@ -90,6 +118,8 @@ def automation_without_namespace(facts: Facts) -> Iterator[Finding]:
             continue
         if namespace is None:
             seen, fix = "there is no Namespace of that name", f"kubectl delete automatednamespace {name}"
+        elif name == facts.namespace:
+            seen, fix = "of our own namespace the webhook is never asked", f"kubectl delete automatednamespace {name}"
         elif name not in facts.opted_in:
             seen = "the Namespace of that name has not opted in"
             fix = f"kubectl label --overwrite namespace {name} {LABEL_INJECT}={ENABLED}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from recommender.discovery import Pod
 from vllm_plugin.names import ENTRY_POINT, ENTRY_POINT_GROUP, ENV_DISABLED
-from vllm_rightsizer.doctor.facts import Facts, Page, Raw, titled
+from vllm_rightsizer.doctor.facts import Facts, Page, Raw, moment, titled
 from vllm_rightsizer.doctor.fixes import edited, excluded, started_anew
 from vllm_rightsizer.doctor.network import blocking_policy, letting_through
 from vllm_rightsizer.doctor.scripts import set_for_vllm
@@ -133,15 +133,30 @@ def _isolated(silent: _Silent) -> Reason | None:
 
 
 def _map_gone(silent: _Silent) -> Reason | None:
-    """The ConfigMap of the plugin that it mounts."""
+    """The ConfigMap of the plugin that it mounts, which has to be there before vLLM starts."""
     if "ConfigMap" in silent.facts.unseen:
         return None
-    there = {one["metadata"]["name"] for one in silent.facts.of("ConfigMap", silent.pod.key.namespace)}
+    there = {one["metadata"]["name"]: one for one in silent.facts.of("ConfigMap", silent.pod.key.namespace)}
     for volume in silent.raw["spec"].get("volumes") or ():
         name = (volume.get("configMap") or {}).get("name")
-        if volume.get("name") == PLUGIN_VOLUME and name and name not in there:
+        if volume.get("name") != PLUGIN_VOLUME or not name:
+            continue
+        if name not in there:
             seen = f"it mounts the ConfigMap {name}, which is not there"
             return "PluginMapGone", seen, started_anew(silent.pod)
+        made, started = there[name]["metadata"].get("creationTimestamp"), _started(silent)
+        if made and started and moment(started) < moment(made):
+            seen = f"it mounts the ConfigMap {name}, which was not there yet when it started"
+            return "PluginMapLate", seen, started_anew(silent.pod)
+    return None
+
+
+def _started(silent: _Silent) -> str | None:
+    """When its vLLM did, the last time."""
+    status = silent.raw.get("status") or {}
+    for state in (*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())):
+        if state["name"] == silent.container["name"]:
+            return ((state.get("state") or {}).get("running") or {}).get("startedAt")
     return None
 
 

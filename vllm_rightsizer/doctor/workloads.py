@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from recommender.api.policies import ClusterAutomation
 from recommender.api.recommendations import AUTOSCALER_CONFLICT, DEGRADED, VLLMRecommendation
 from recommender.api.sharing import GPUSHARE_MEMORY
 from recommender.conditions import BY_GPU_MEMORY, BY_POOL_USAGE
-from vllm_rightsizer.doctor.facts import ALL_DEPLOYMENTS, CONFIGURATION, Facts, condition, titled
+from vllm_rightsizer.doctor.facts import (
+    ALL_DEPLOYMENTS,
+    CONFIGURATION,
+    RECOMMENDER,
+    Facts,
+    arguments,
+    condition,
+    titled,
+)
 from vllm_rightsizer.doctor.findings import Finding, Severity
-from vllm_rightsizer.doctor.fixes import edited
+from vllm_rightsizer.doctor.fixes import edited, upgraded
 
 _MOVES = {BY_POOL_USAGE: "raises", BY_GPU_MEMORY: "lowers"}
 """What a smaller cache does to an autoscaler's metric, by the condition's reason."""
 _NONE = '{"spec":{"emitter":"none"}}'
+_NO_CLAIMS = "--no-gpu-claims"
 _SCHEDULER_CRDS = {
     "kai": "queues.scheduling.run.ai",
     "kai-nvfractions": "queues.scheduling.run.ai",
@@ -56,6 +65,29 @@ def scheduler_missing(facts: Facts) -> Iterator[Finding]:
             seen = f"the emitter is {emitter}, and {lacking}"
             why = "nobody reads the size that is asked for, or pods wait for ever"
             yield Finding("SchedulerMissing", Severity.WARNING, about, seen, why, fix)
+
+
+def claims_not_kept(facts: Facts) -> Iterator[Finding]:
+    """Somebody asks for claims of GPUs, and the recommender does not make them."""
+    recommender = facts.deployment(RECOMMENDER)
+    if recommender is None or _keeps_claims(arguments(recommender)):
+        return
+    asking = [(about, fix) for about, emitter, fix in _emitters(facts) if emitter == "dra"]
+    if asking:
+        about, fix = asking[0]
+        yield Finding(
+            "ClaimsNotKept",
+            Severity.WARNING,
+            about + (f" and {len(asking) - 1} more" if asking[1:] else ""),
+            f"the emitter is dra, and the recommender runs with {_NO_CLAIMS}",
+            "no ResourceClaimTemplate is ever made: the pods hold whole GPUs, without a saving that others can use",
+            upgraded(facts, "recommender.gpuClaims=true") or fix,
+        )
+
+
+def _keeps_claims(said: Sequence[str]) -> bool:
+    """The last word counts."""
+    return [one for one in ("--gpu-claims", *said) if one in ("--gpu-claims", _NO_CLAIMS)][-1] != _NO_CLAIMS
 
 
 def _emitters(facts: Facts) -> Iterator[tuple[str, str, str]]:

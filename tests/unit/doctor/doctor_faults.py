@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from installation import CHAT, NOW, POD, PORT, Installation, bare, bundle
+from installation import CHAT, NOW, OURS, POD, PORT, Installation, bare, bundle, vllm_pod
 
 from vllm_plugin.names import (
     ANNOTATION_EMITTER,
@@ -180,6 +180,11 @@ def namespace_without_the_plugin(there: Installation) -> Known:
     return {"pages": {}}
 
 
+@fault("PluginMapMissing", "logs --selector=app.kubernetes.io/component=recommender")
+def namespace_with_the_plugin_of_a_former_version(_there: Installation) -> Known:
+    return {"probe": Probe(CHAT, marked=True, plugin_map="vllm-rightsizer-plugin-0123456789")}
+
+
 @fault("PluginPathFromElsewhere", "kubectl -n chat edit statefulset/llama")
 def path_from_elsewhere(there: Installation) -> Known:
     there.container["env"].append({"name": "PYTHONPATH", "valueFrom": {"configMapKeyRef": {"name": "a", "key": "b"}}})
@@ -204,6 +209,16 @@ def isolated_python(there: Installation) -> Known:
 @fault("PluginMapGone", "kubectl -n chat rollout restart statefulset/llama")
 def plugin_of_a_former_version(there: Installation) -> Known:
     there.one("Pod", POD)["spec"]["volumes"][0]["configMap"]["name"] = "vllm-rightsizer-plugin-0123456789"
+    there.condition("PluginReporting", "False", "ScrapeFailed")
+    return {"pages": UNANSWERED}
+
+
+@fault("PluginMapLate", "kubectl -n chat rollout restart statefulset/llama")
+def plugin_that_came_after_the_pod(there: Installation) -> Known:
+    """In an upgrade's first seconds, or with a namespace that is made together with its pods."""
+    there.one("ConfigMap")["metadata"]["creationTimestamp"] = "2026-11-21T11:00:07Z"
+    [state] = there.one("Pod", POD)["status"]["containerStatuses"]
+    state["state"] = {"running": {"startedAt": "2026-11-21T11:00:05Z"}}
     there.condition("PluginReporting", "False", "ScrapeFailed")
     return {"pages": UNANSWERED}
 
@@ -259,6 +274,18 @@ def automation_of_no_namespace(there: Installation) -> None:
     there.add({"kind": "AutomatedNamespace", "metadata": {"name": "gone"}, "spec": {"vllmOptimize": True}})
 
 
+@fault("AutomationWithoutPods", "kubectl delete automatednamespace vllm-rightsizer")
+def automation_of_our_own_namespace(there: Installation) -> None:
+    there.add({"kind": "AutomatedNamespace", "metadata": {"name": OURS}, "spec": {"vllmOptimize": True}})
+
+
+@fault("VLLMBesideUs", "kubectl -n vllm-rightsizer get statefulset/llama -o yaml")
+def vllm_in_our_own_namespace(there: Installation) -> None:
+    there.one("Namespace", OURS)["metadata"]["labels"] = {LABEL_INJECT: "enabled"}
+    there.add(bare(vllm_pod(namespace=OURS)))
+    there.add(bare(vllm_pod("llama-1", OURS)))
+
+
 @fault("AutomationWithoutPods", f"kubectl label --overwrite namespace others {LABEL_INJECT}=enabled")
 def automation_of_a_namespace_that_has_not_opted_in(there: Installation) -> None:
     there.add({"kind": "AutomatedNamespace", "metadata": {"name": "others"}, "spec": {"vllmOptimize": True}})
@@ -284,9 +311,20 @@ def pod_with_an_emitter_of_its_own(there: Installation) -> None:
     there.one("Pod", POD)["metadata"]["annotations"] = {ANNOTATION_EMITTER: "volcano"}
 
 
+@fault("ClaimsNotKept", "kubectl patch clusterautomation default")
+def claims_that_nobody_makes(there: Installation) -> None:
+    there.one("ClusterAutomation")["spec"]["emitter"] = "dra"
+    there.add({"kind": "DeviceClass", "metadata": {"name": "gpu.nvidia.com"}})
+
+
 @fault("ProbeRefused", "kubectl auth can-i create pods --namespace=chat")
 def probe_that_nobody_takes(_there: Installation) -> Known:
     return {"probe": Probe(CHAT, refused="pods is forbidden")}
+
+
+@fault("ProbeRefused", f"kubectl label --overwrite namespace chat {LABEL_INJECT}=disabled")
+def policy_against_what_the_webhook_adds(_there: Installation) -> Known:
+    return {"probe": Probe(CHAT, refused="volume vllm-rightsizer-run is forbidden", taken_without_us=True)}
 
 
 @fault("NotLookedAt", "kubectl auth can-i --list")

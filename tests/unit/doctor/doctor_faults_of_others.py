@@ -10,6 +10,7 @@ from installation import CHAT, NOW, OURS, POD, Installation, bundle
 
 from vllm_plugin.names import LABEL_INJECTED
 from vllm_rightsizer.doctor.facts import Page, Probe
+from webhook.injection import INIT_CONTAINER, PLUGIN_VOLUME
 from webhook.pairs import new_authority
 
 
@@ -182,3 +183,43 @@ def pod_monitor() -> dict[str, Any]:
 
 def prometheus(**spec: Any) -> dict[str, Any]:
     return {"kind": "Prometheus", "metadata": {"name": "k8s", "namespace": "monitoring"}, "spec": spec}
+
+
+INJECTOR = "corp.test/vllm-rightsizer-injector:0.1.0"
+PULLING = 'failed to pull image "corp.test/vllm-rightsizer-injector@sha256:0a": 401 Unauthorized'
+WAITING = {"reason": "ImagePullBackOff", "message": f'Back-off pulling image "{INJECTOR}": ErrImagePull: {PULLING}'}
+"""The kubelet, of an image for which a pod has no secret: when it tries, and between two tries."""
+
+
+def by_image(there: Installation, way: str) -> None:
+    """How the webhook brings the plugin in; the pod that is there came in the same way."""
+    args = there.one("Deployment", "vllm-rightsizer-webhook")["spec"]["template"]["spec"]["containers"][0]["args"]
+    args[:] = [one for one in args if not one.startswith("--injection=")]
+    args += [f"--injection={way}", f"--injector-image={INJECTOR}"]
+    spec = there.one("Pod", POD)["spec"]
+    if way == "image-volume":
+        spec["volumes"] = [{"name": PLUGIN_VOLUME, "image": {"reference": INJECTOR}}]
+    else:
+        spec["volumes"] = [{"name": PLUGIN_VOLUME, "emptyDir": {"medium": "Memory"}}]
+        spec["initContainers"] = [{"name": INIT_CONTAINER, "image": INJECTOR}]
+
+
+@fault("InjectorNotPulled", "kubectl apply --server-side --force-conflicts -f deploy/kubernetes")
+def injector_of_a_private_registry(there: Installation) -> Known:
+    by_image(there, "init-container")
+    status = there.one("Pod", POD)["status"]
+    status["initContainerStatuses"] = [{"name": INIT_CONTAINER, "ready": False, "state": {"waiting": WAITING}}]
+    waiting = {"waiting": {"reason": "PodInitializing"}}
+    status |= {"phase": "Pending", "containerStatuses": [{"name": "vllm", "ready": False, "state": waiting}]}
+    return {"pages": {}}
+
+
+@fault("PluginLost", "kubectl apply --server-side --force-conflicts -f deploy/kubernetes")
+def api_server_without_image_volumes(there: Installation) -> Known:
+    by_image(there, "image-volume")
+    return {"probe": Probe(CHAT, marked=True, lost=True)}
+
+
+@fault("PluginLost", "kubectl get mutatingwebhookconfigurations")
+def webhook_after_ours_that_takes_volumes_out(_there: Installation) -> Known:
+    return {"probe": Probe(CHAT, marked=True, lost=True)}

@@ -18,14 +18,14 @@ from doctor_faults import (
     network,
     webhook_image_that_is_not_there,
 )
-from installation import NOW, OURS, POD, Installation, authority, bare, bundle, names, vllm_pod
+from installation import CHAT, NOW, OURS, POD, Installation, authority, bare, bundle, names, vllm_pod
 
 from bench.lab.client import documents
 from bench.lab.programs import ROOT
 from vllm_plugin.names import ANNOTATION_EXCLUDE
 from vllm_rightsizer.doctor import report
 from vllm_rightsizer.doctor.checks import CHECKS
-from vllm_rightsizer.doctor.facts import Right
+from vllm_rightsizer.doctor.facts import Probe, Right
 from vllm_rightsizer.doctor.findings import Finding, Severity, diagnosed
 from vllm_rightsizer.doctor.rights import rights_of_recommender, rights_of_webhook
 from vllm_rightsizer.doctor.scrubbing import scrubbed
@@ -229,6 +229,13 @@ def test_the_most_severe_comes_first() -> None:
     found = examined(there, unseen={"Node": "you are not allowed to list nodes"})
     assert names(found) == ["FailurePolicyChanged", "AutoscalerConflict", "NotLookedAt"]
     assert [one.severity for one in found] == list(Severity)
+
+
+@pytest.mark.parametrize(("ours", "severity"), [(False, Severity.NOTE), (True, Severity.CRITICAL)])
+def test_a_refused_pod_is_critical_where_we_are_why(ours: bool, severity: Severity) -> None:
+    there = Installation()
+    [found] = examined(there, probe=Probe(CHAT, refused="it is forbidden", taken_without_us=ours))
+    assert (found.name, found.severity) == ("ProbeRefused", severity)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,12 +17,14 @@ import pytest
 from installation import POD, Installation, names, recommendation, vllm_pod
 
 from recommender.api.apiserver.connection import ApiServer
-from vllm_plugin.names import ANNOTATION_SKIPPED, LABEL_INJECT, LABEL_INJECTED
+from vllm_plugin.names import ANNOTATION_EXCLUDE, ANNOTATION_SKIPPED, LABEL_INJECT, LABEL_INJECTED
 from vllm_rightsizer.doctor.checks import CHECKS
 from vllm_rightsizer.doctor.facts import ALL_DEPLOYMENTS, Facts, Probe, Raw
 from vllm_rightsizer.doctor.findings import diagnosed
-from vllm_rightsizer.doctor.gathering import gather, probe_of
+from vllm_rightsizer.doctor.gathering import gather
+from vllm_rightsizer.doctor.probing import probe_of
 from vllm_rightsizer.errors import UserError
+from webhook.injection import INIT_CONTAINER, PLUGIN_VOLUME
 
 CHAT = {"metadata": {"name": "chat", "labels": {LABEL_INJECT: "enabled"}}}
 AHEAD = timedelta(hours=3)
@@ -32,11 +34,13 @@ CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigura
 
 class _Cluster(BaseHTTPRequestHandler):
     """A cluster of one namespace, without us. Connections end without an answer where the path holds `silent`; paths
-    in `denied` nobody may look at, and `held` has what is there beside the namespace."""
+    in `denied` nobody may look at, and `held` has what is there beside the namespace. `refuses`: pods, by their
+    annotations."""
 
     silent: tuple[str, ...] = ()
     denied: tuple[str, ...] = ()
     held: Mapping[str, dict[str, Any]] = MappingProxyType({})
+    refuses: Callable[[Raw], bool] = staticmethod(lambda _annotations: False)
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -52,7 +56,10 @@ class _Cluster(BaseHTTPRequestHandler):
             self._answer(404, {"reason": "NotFound", "message": "it is not there"})
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.refuses(sent.get("metadata", {}).get("annotations", {})):
+            self._answer(422, {"kind": "Status", "reason": "Invalid", "message": "a volume is forbidden"})
+            return
         made = {"creationTimestamp": f"{datetime.now(UTC) + AHEAD:%Y-%m-%dT%H:%M:%SZ}", "labels": {}}
         self._answer(201, {"metadata": made})
 
@@ -76,14 +83,19 @@ class _Server(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def cluster(
-    folder: Path, *silent: str, denied: tuple[str, ...] = (), held: Mapping[str, list[Raw] | Raw] | None = None
+    folder: Path,
+    *silent: str,
+    denied: tuple[str, ...] = (),
+    held: Mapping[str, list[Raw] | Raw] | None = None,
+    refuses: Callable[[Raw], bool] = _Cluster.refuses,
 ) -> Iterator[Path]:
     """The kubeconfig of one that says nothing where a path holds one of `silent`, and forbids what ends with one of
-    `denied`. `held`: lists and objects by path."""
+    `denied`, and pods whose annotations it `refuses`. `held`: lists and objects by path."""
     answers = {
         path: {"metadata": {}, "items": said} if isinstance(said, list) else said for path, said in (held or {}).items()
     }
-    handler = type("Handler", (_Cluster,), {"silent": silent, "denied": denied, "held": answers})
+    said = {"silent": silent, "denied": denied, "held": answers, "refuses": staticmethod(refuses)}
+    handler = type("Handler", (_Cluster,), said)
     with _Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         try:
@@ -190,4 +202,41 @@ def test_what_the_webhook_says_of_the_pod_that_was_tried() -> None:
     metadata = {"annotations": {ANNOTATION_SKIPPED: "no plugin: why"}, "creationTimestamp": "2026-11-21T12:00:00Z"}
     at = datetime(2026, 11, 21, 12, tzinfo=UTC)
     assert probe_of("chat", {"metadata": metadata}) == Probe("chat", left_out="no plugin: why", at=at)
-    assert probe_of("chat", {"metadata": {"labels": {LABEL_INJECTED: "true"}}}) == Probe("chat", marked=True)
+
+
+MOUNTED = {"configMap": {"name": "plugin-1", "optional": True}}
+
+
+@pytest.mark.parametrize(
+    ("volume", "begun", "probe"),
+    [
+        (MOUNTED, (), Probe("chat", marked=True, plugin_map="plugin-1")),
+        ({"image": {"reference": "injector"}}, (), Probe("chat", marked=True)),
+        ({"emptyDir": {}}, ({"name": INIT_CONTAINER},), Probe("chat", marked=True)),
+        # Of what an API server does not know it leaves nothing.
+        ({"emptyDir": {}}, ({"name": "other"},), Probe("chat", marked=True, lost=True)),
+        (None, (), Probe("chat", marked=True, lost=True)),
+    ],
+)
+def test_where_the_plugin_comes_from_in_the_pod_that_was_tried(
+    volume: Raw | None, begun: tuple[Raw, ...], probe: Probe
+) -> None:
+    volumes = [{"name": "shm", "emptyDir": {}}] + ([{"name": PLUGIN_VOLUME, **volume}] if volume is not None else [])
+    made = {"metadata": {"labels": {LABEL_INJECTED: "true"}}, "spec": {"volumes": volumes, "initContainers": [*begun]}}
+    assert probe_of("chat", made) == probe
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_pod_that_is_refused_is_tried_without_us(tmp_path: Path, ours: bool) -> None:
+    with cluster(tmp_path, refuses=lambda said: not (ours and ANNOTATION_EXCLUDE in said)) as kubeconfig:
+        probe = gathered(kubeconfig).probe
+    refused = "a vLLM pod could not be tried there: a volume is forbidden"
+    assert probe == Probe("chat", refused=refused, taken_without_us=ours)
+
+
+def test_a_pod_that_is_refused_once_met_a_bad_moment(tmp_path: Path) -> None:
+    bad = [True]
+    with cluster(tmp_path, refuses=lambda _said: bool(bad) and bad.pop()) as kubeconfig:
+        probe = gathered(kubeconfig).probe
+    assert probe is not None
+    assert (probe.refused, probe.taken_without_us) == (None, False)

@@ -9,7 +9,7 @@ from typing import Any
 import doctor_faults_of_others as others
 import pytest
 from doctor_faults import UNANSWERED, Fault, Known, network
-from installation import CHAT, NOW, POD, Installation, authority, names, vllm_pod
+from installation import CHAT, NOW, OURS, POD, Installation, authority, bare, names, vllm_pod
 
 from recommender.api.scopes import Scope
 from recommender.api.workloads import recommendation_name
@@ -18,6 +18,7 @@ from vllm_rightsizer.doctor.checks import CHECKS
 from vllm_rightsizer.doctor.facts import CONFIGURATION, Facts, Page, Probe
 from vllm_rightsizer.doctor.findings import Finding, diagnosed
 from vllm_rightsizer.doctor.selection import is_called_for
+from webhook.injection import INIT_CONTAINER
 from webhook.pairs import Lifetimes, new_leaf
 
 WEBHOOK, RECOMMENDER = "vllm-rightsizer-webhook", "vllm-rightsizer-recommender"
@@ -171,9 +172,102 @@ def webhook_that_brings_the_plugin_nowhere(there: Installation) -> Known:
     return {"probe": Probe(CHAT)}
 
 
+def plugin_of_another_version_than_the_doctor(there: Installation) -> Known:
+    """And that of the one before is still there."""
+    former = there.one("ConfigMap")
+    name = "vllm-rightsizer-plugin-0123456789"
+    there.add({"kind": "ConfigMap", "metadata": {**former["metadata"], "name": name}})
+    return {"probe": Probe(CHAT, marked=True, plugin_map=name)}
+
+
+def plugin_that_came_after_a_pod_that_is_heard(there: Installation) -> None:
+    """Its vLLM took longer than that to come so far as to load it."""
+    there.one("ConfigMap")["metadata"]["creationTimestamp"] = "2026-11-21T11:00:07Z"
+    [state] = there.one("Pod", POD)["status"]["containerStatuses"]
+    state["state"] = {"running": {"startedAt": "2026-11-21T11:00:05Z"}}
+
+
+def vllm_image_that_is_not_pulled(there: Installation) -> Known:
+    """The author's business, in each way."""
+    others.by_image(there, "image-volume")
+    waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "vllm/vllm-openai:v0.11.0"'}
+    state = {"name": "vllm", "ready": False, "state": {"waiting": waiting}}
+    there.one("Pod", POD)["status"] = {"phase": "Pending", "containerStatuses": [state]}
+    return {"pages": {}}
+
+
+def injector_that_is_being_pulled(there: Installation) -> Known:
+    others.by_image(there, "init-container")
+    waiting = {"waiting": {"reason": "PodInitializing"}}
+    states = [{"name": name, "ready": False, "state": waiting} for name in (INIT_CONTAINER, "vllm")]
+    there.one("Pod", POD)["status"] = {
+        "phase": "Pending",
+        "initContainerStatuses": states[:1],
+        "containerStatuses": states[1:],
+    }
+    return {"pages": {}}
+
+
+def image_of_another_init_container_that_is_not_pulled(there: Installation) -> Known:
+    others.by_image(there, "init-container")
+    spec = there.one("Pod", POD)["spec"]
+    spec["initContainers"].append({"name": "download", "image": "corp.test/download"})
+    waiting = {"reason": "ErrImagePull", "message": "corp.test/download: not found"}
+    state = {"name": "download", "ready": False, "state": {"waiting": waiting}}
+    there.one("Pod", POD)["status"] = {"phase": "Pending", "initContainerStatuses": [state]}
+    return {"pages": {}}
+
+
+def vllm_beside_us_of_which_nobody_has_said_anything(there: Installation) -> None:
+    there.add(bare(vllm_pod(namespace=OURS)))
+
+
+def vllm_beside_us_that_is_to_be_left_alone(there: Installation) -> None:
+    """By the pod, and by its workload; our own image may be called anything."""
+    there.one("Namespace", OURS)["metadata"]["labels"] = {LABEL_INJECT: "enabled"}
+    there.add(bare(vllm_pod(namespace=OURS)))["metadata"]["annotations"] = {ANNOTATION_EXCLUDE: "true"}
+    owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "other", "controller": True, "uid": "u"}
+    there.add(bare(vllm_pod("other-0", OURS)))["metadata"]["ownerReferences"] = [owner]
+    metadata = {"name": "other", "namespace": OURS, "annotations": {ANNOTATION_EXCLUDE: "true"}}
+    there.add({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata})
+    for raw in there.objects["Pod"]:
+        if raw["metadata"]["name"].startswith("vllm-rightsizer-"):
+            raw["spec"]["containers"][0]["image"] = "corp.test/tools-for-vllm:1"
+            raw["status"]["podIP"] = "10.0.0.8"
+
+
+def vllm_beside_us_where_all_but_us_are_in_scope(there: Installation) -> None:
+    opt_out(there)
+    there.one("Namespace", OURS)["metadata"]["labels"] = {LABEL_INJECT: "disabled"}
+    there.add(bare(vllm_pod(namespace=OURS)))
+
+
+def claims_that_are_kept(there: Installation) -> None:
+    """The last word counts."""
+    there.one("ClusterAutomation")["spec"]["emitter"] = "dra"
+    there.add({"kind": "DeviceClass", "metadata": {"name": "gpu.nvidia.com"}})
+    options(there, RECOMMENDER).append("--gpu-claims")
+
+
+def claims_that_an_excluded_pod_asks_for(there: Installation) -> None:
+    there.add({"kind": "DeviceClass", "metadata": {"name": "gpu.nvidia.com"}})
+    annotations = {ANNOTATION_EXCLUDE: "true", ANNOTATION_EMITTER: "dra"}
+    there.one("Pod", POD)["metadata"]["annotations"] = annotations
+
+
 @pytest.mark.parametrize(
     "unusual",
     [
+        plugin_of_another_version_than_the_doctor,
+        plugin_that_came_after_a_pod_that_is_heard,
+        vllm_image_that_is_not_pulled,
+        injector_that_is_being_pulled,
+        image_of_another_init_container_that_is_not_pulled,
+        vllm_beside_us_of_which_nobody_has_said_anything,
+        vllm_beside_us_that_is_to_be_left_alone,
+        vllm_beside_us_where_all_but_us_are_in_scope,
+        claims_that_are_kept,
+        claims_that_an_excluded_pod_asks_for,
         webhook_that_brings_the_plugin_nowhere,
         release_that_argo_cd_has_taken_over,
         network_that_keeps_the_api_server_from_pods,

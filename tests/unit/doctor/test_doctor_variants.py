@@ -11,9 +11,9 @@ from typing import Any
 import doctor_faults_of_others as others
 import pytest
 from doctor_faults import UNANSWERED, Fault, Known, network
-from installation import CHAT, OURS, POD, PORT, Installation, names
+from installation import CHAT, OURS, POD, PORT, Installation, bare, names, vllm_pod
 
-from vllm_plugin.names import ENV_PORT
+from vllm_plugin.names import ANNOTATION_EMITTER, ENV_PORT, LABEL_INJECT
 from vllm_rightsizer.doctor.checks import CHECKS
 from vllm_rightsizer.doctor.facts import CONFIGURATION, Page, Probe
 from vllm_rightsizer.doctor.findings import Finding, diagnosed
@@ -222,6 +222,67 @@ def workload_with_a_policy_in_another_spelling(there: Installation) -> None:
     there.add({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata})
 
 
+@variant(
+    "ProbeRefused", "minimum cpu", "helm upgrade mine deploy/chart --namespace=vllm-rightsizer --reset-then-reuse-"
+)
+def limits_that_forbid_our_container(there: Installation) -> Known:
+    others.by_image(there, "init-container")
+    others.by_helm(there)
+    return {"probe": Probe(CHAT, refused="minimum cpu usage per Container is 1", taken_without_us=True)}
+
+
+@variant("InjectorNotPulled", f"it waits for the image {others.INJECTOR}, which its node does not get", "helm up")
+def image_volume_of_a_private_registry(there: Installation) -> Known:
+    """The kubelet says it of the container that mounts the volume."""
+    others.by_image(there, "image-volume")
+    others.by_helm(there)
+    there.add(vllm_pod("llama-1"))["spec"]["volumes"] = there.one("Pod", POD)["spec"]["volumes"]
+    tried = {"reason": "ErrImagePull", "message": others.PULLING}
+    for name, waiting in ((POD, others.WAITING), ("llama-1", tried)):
+        state = {"name": "vllm", "ready": False, "state": {"waiting": waiting}}
+        there.one("Pod", name)["status"] = {"phase": "Pending", "containerStatuses": [state]}
+    return {"pages": {}}
+
+
+@variant("InjectorNotPulled", others.PULLING, "rollout restart statefulset/llama")
+def pod_of_a_way_that_was_given_up(there: Installation) -> Known:
+    known = others.injector_of_a_private_registry(there)
+    args = there.one("Deployment", WEBHOOK)["spec"]["template"]["spec"]["containers"][0]["args"]
+    args.append("--injection=config-map")
+    return known
+
+
+@variant("InjectorNotPulled", others.PULLING, "get statefulset/llama -o yaml")
+def injector_of_a_webhook_that_may_not_be_seen(there: Installation) -> Known:
+    known = others.injector_of_a_private_registry(there)
+    there.objects["Deployment"].clear()
+    return {**known, "unseen": {"Deployment": NOT_ALLOWED}}
+
+
+@variant("ClaimsNotKept", "--no-gpu-claims", "--set recommender.gpuClaims=true")
+def claims_of_two_workloads(there: Installation) -> None:
+    others.by_helm(there)
+    there.add({"kind": "DeviceClass", "metadata": {"name": "gpu.nvidia.com"}})
+    there.one("Pod", POD)["metadata"]["annotations"] = {ANNOTATION_EMITTER: "dra"}
+
+
+@variant("NobodyOptedIn", "no namespace but our own has the label", "kubectl get namespaces --show-labels")
+def our_own_namespace_opted_in(there: Installation) -> Known:
+    there.one("Namespace", CHAT)["metadata"]["labels"] = {}
+    there.one("Namespace", OURS)["metadata"]["labels"] = {LABEL_INJECT: "enabled"}
+    there.remove("Pod", POD)
+    return {"probe": None, "pages": {}}
+
+
+@variant("VLLMBesideUs", "in the namespace of webhook and recommender", "get statefulset/llama -o yaml")
+def vllm_beside_us_where_all_are_in_scope(there: Installation) -> None:
+    there.webhook["namespaceSelector"]["matchExpressions"].append(
+        {"key": LABEL_INJECT, "operator": "NotIn", "values": ["disabled"]}
+    )
+    there.add({"kind": "ConfigMap", "metadata": {"name": "plugin", "namespace": "others"}})
+    there.add(bare(vllm_pod(namespace=OURS)))
+
+
 @variant("NobodyOptedIn", "no namespace has the label", "kubectl get namespaces --show-labels")
 def nobody_opted_in_and_no_vllm(there: Installation) -> Known:
     there.one("Namespace", CHAT)["metadata"]["labels"] = {}
@@ -243,6 +304,13 @@ def test_variant_is_named_first(name: str) -> None:
         assert "\n" not in one.fix
         # A word in capitals alone would have to be filled in first.
         assert not re.search(r"\b(NAME|NAMESPACE|POD)\b", one.fix)
+
+
+def test_pods_that_wait_for_one_image_are_one_finding() -> None:
+    there = Installation()
+    known = image_volume_of_a_private_registry(there)
+    [found] = examined(there, **known)
+    assert found.about == "Pod chat/llama-0 and 1 more"
 
 
 @pytest.mark.parametrize(
