@@ -31,7 +31,8 @@ class WorkloadFigures:
 
     `pools`: bytes of a rank's KV pool, by what it is called: `own`, which the author's arguments make, `today` and
     `recommended`. `pool_hit_rates`: what the curve of the window says of each. `conditions`: status by type.
-    `automation`: whether what is recommended is applied, and who said so. `cost`: of what all pods claim.
+    `automation`: whether what is recommended is applied, and who said so. `policy`: the name of the
+    VLLMPolicy that it is sized by. `cost`: of what all pods claim.
     """
 
     point: Point | None
@@ -40,6 +41,7 @@ class WorkloadFigures:
     pool_hit_rates: Mapping[str, float]
     conditions: Mapping[str, str]
     automation: Resolved | None
+    policy: str | None
     cost: Cost | None
 
 
@@ -62,6 +64,7 @@ def figures_of(evaluation: Evaluation, cost: Cost | None) -> WorkloadFigures:
         pool_hit_rates={name: curve.hit_rate(size) for name, size in pools.items()} if curve else {},
         conditions={condition.type: condition.status for condition in status.conditions},
         automation=status.automation,
+        policy=status.policy.value if status.policy is not None else None,
         cost=cost,
     )
 
@@ -120,6 +123,12 @@ class WorkloadCollector:
                 for key, found in self.workloads.items()
                 if found.automation is not None
             ),
+        )
+        yield _gauge(
+            _NAME + "policy_info",
+            "1 for the VLLMPolicy that the workload is sized by.",
+            ("policy",),
+            ((key, (found.policy,), 1) for key, found in self.workloads.items() if found.policy is not None),
         )
         yield _gauge(
             _NAME + "condition",

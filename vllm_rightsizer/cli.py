@@ -152,7 +152,10 @@ def recommender(
         ),
     ] = True,
     namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", help="Of the Lease by which one leads; by default the pod's own.")
+        str | None,
+        typer.Option(
+            "--namespace", "-n", help="Of the Lease by which one leads, and never measured; by default the pod's own."
+        ),
     ] = None,
     plugin_maps: Annotated[
         bool, typer.Option("--plugin-maps/--no-plugin-maps", help="Keep the plugin's ConfigMap in namespaces in scope.")
@@ -162,6 +165,7 @@ def recommender(
     ] = True,
     prometheus: prometheus_options.Url = None,
     prometheus_token_file: prometheus_options.TokenFile = None,
+    prometheus_headers_file: prometheus_options.HeadersFile = None,
     prometheus_ca_file: prometheus_options.CaFile = None,
     prometheus_header: prometheus_options.Headers = None,
     prometheus_matcher: prometheus_options.Matchers = None,
@@ -193,6 +197,7 @@ def recommender(
         prometheus=prometheus_options.prometheus_settings(
             prometheus,
             prometheus_token_file,
+            prometheus_headers_file,
             prometheus_ca_file,
             prometheus_header,
             prometheus_matcher,

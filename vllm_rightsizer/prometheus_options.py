@@ -27,6 +27,14 @@ TokenFile = Annotated[
     Path | None,
     typer.Option("--prometheus-token-file", help="Of a bearer token, read for each query.", rich_help_panel=_PANEL),
 ]
+HeadersFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--prometheus-headers-file",
+        help="Of headers with secrets, one a line, read for each query.",
+        rich_help_panel=_PANEL,
+    ),
+]
 CaFile = Annotated[
     Path | None,
     typer.Option("--prometheus-ca-file", help="Of the authority behind an https URL.", rich_help_panel=_PANEL),
@@ -74,6 +82,7 @@ ContainerLabel = Annotated[
 def prometheus_settings(
     url: str | None,
     token_file: Path | None,
+    headers_file: Path | None,
     ca_file: Path | None,
     headers: list[str] | None,
     matchers: list[str] | None,
@@ -89,7 +98,7 @@ def prometheus_settings(
     )
 
     if url is None:
-        if token_file or ca_file or headers or matchers or recommender_matchers:
+        if token_file or headers_file or ca_file or headers or matchers or recommender_matchers:
             raise UsageError("options of Prometheus say nothing without --prometheus URL")
         return None
     namespace_label, pod_label, container_label = labels
@@ -97,6 +106,7 @@ def prometheus_settings(
         return PrometheusSettings(
             url=url,
             token_file=token_file,
+            headers_file=headers_file,
             ca_file=ca_file,
             headers=headers_of(headers or ()),
             matchers=tuple(matchers or ()),

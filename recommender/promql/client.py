@@ -14,7 +14,7 @@ import aiohttp
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from recommender.promql.answers import AnswerError, AnswerReader, PromSeries
-from recommender.promql.settings import PrometheusSettings
+from recommender.promql.settings import PrometheusSettings, PrometheusSettingsError, secret_headers
 from vllm_plugin.names import PREFIX
 
 DEADLINE_SECONDS = 120.0
@@ -152,9 +152,9 @@ class PrometheusClient:
         async with self._gate:
             began = time.monotonic()
             try:
-                # Nobody sends our token elsewhere.
+                # Nobody sends our secrets elsewhere.
                 async with self._session.request(
-                    method, self._url + path, headers=self._token(), allow_redirects=False, data=data, params=params
+                    method, self._url + path, headers=self._secrets(), allow_redirects=False, data=data, params=params
                 ) as response:
                     if response.status != HTTPStatus.OK:
                         raise QueryError(await self._refusal(response))
@@ -182,14 +182,20 @@ class PrometheusClient:
             finally:
                 self._telemetry.query_seconds.observe(time.monotonic() - began)
 
-    def _token(self) -> dict[str, str]:
-        file = self._settings.token_file
-        if file is None:
-            return {}
-        try:
-            return {"Authorization": f"Bearer {file.read_text().strip()}"}
-        except (OSError, UnicodeDecodeError) as error:
-            raise QueryError(f"the token file {file} cannot be read: {error}") from error
+    def _secrets(self) -> dict[str, str]:
+        """Headers of what is read anew for each query."""
+        found: dict[str, str] = {}
+        if (file := self._settings.headers_file) is not None:
+            try:
+                found |= secret_headers(file)
+            except PrometheusSettingsError as error:
+                raise QueryError(str(error)) from error
+        if (file := self._settings.token_file) is not None:
+            try:
+                found["Authorization"] = f"Bearer {file.read_text().strip()}"
+            except (OSError, UnicodeDecodeError) as error:
+                raise QueryError(f"the token file {file} cannot be read: {error}") from error
+        return found
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> str:
         said = (await response.content.read(_LONGEST_COMPLAINT)).decode(errors="replace")

@@ -32,6 +32,8 @@ class PrometheusSettings:
     url: str
     token_file: Path | None = None
     """Read anew for each query: tokens of service accounts change."""
+    headers_file: Path | None = None
+    """One header a line, where what it says is secret. Read anew for each query, too; it wins over `headers`."""
     ca_file: Path | None = None
     headers: tuple[tuple[str, str], ...] = ()
     matchers: tuple[str, ...] = ()
@@ -47,7 +49,9 @@ class PrometheusSettings:
                 f"{self.url!r} is no URL of a Prometheus: it should be like http://prometheus.monitoring:9090"
             )
         if parts.username is not None:
-            raise PrometheusSettingsError("a URL with a password is written to logs: give a token file or a header")
+            raise PrometheusSettingsError(
+                "a URL with a password is written to logs: give a token file or a file of headers, with Authorization"
+            )
         for matcher in (*self.matchers, *self.recommender_matchers):
             if _MATCHER.fullmatch(matcher) is None:
                 raise PrometheusSettingsError(f'{matcher!r} is no label matcher: it should be like cluster="eu"')
@@ -58,7 +62,7 @@ class PrometheusSettings:
         for label in (self.namespace_label, self.pod_label, self.container_label):
             if _LABEL.fullmatch(label) is None:
                 raise PrometheusSettingsError(f"{label!r} is no name of a label")
-        for file in (self.token_file, self.ca_file):
+        for file in (self.token_file, self.headers_file, self.ca_file):
             if file is not None and not file.is_file():
                 raise PrometheusSettingsError(f"there is no file {file}")
         self.tls_context()
@@ -71,6 +75,28 @@ class PrometheusSettings:
             return ssl.create_default_context(cafile=str(self.ca_file))
         except (OSError, ssl.SSLError) as error:
             raise PrometheusSettingsError(f"{self.ca_file} holds no certificates of an authority: {error}") from error
+
+
+def secret_headers(file: Path) -> tuple[tuple[str, str], ...]:
+    """The headers of a file, one a line; empty lines count for nothing. Nothing of it is repeated in messages.
+
+    Raises `PrometheusSettingsError`.
+    """
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PrometheusSettingsError(f"the file of headers {file} cannot be read: {error}") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        parts = _HEADER.fullmatch(line.strip())
+        if parts is None:
+            raise PrometheusSettingsError(
+                f"line {number} of {file} is no header: it should be like 'Authorization: Basic …'"
+            )
+        found.append((parts[1], parts[2]))
+    return tuple(found)
 
 
 def headers_of(lines: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -125,6 +125,21 @@ def test_the_pod_of_helm_test_reaches_both_servers_and_nothing_else(helm: Helm) 
         assert component == "recommender" or "from" not in rule
 
 
+def test_policies_do_not_meet_pods_of_the_host_network(helm: Helm) -> None:
+    """Around the webhook there is none that could not hold, and `helm test` reaches it where it is no pod to them."""
+    found = _documents(helm.render({**CLOSED, "webhook": {"hostNetwork": True, "port": 10260}}))
+    policies = {
+        one["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"]: one["spec"]
+        for one in found
+        if one["kind"] == "NetworkPolicy"
+    }
+    assert set(policies) == {"recommender", "crds", "test"}
+    assert {"ports": [{"port": 10260}]} in policies["test"]["egress"]
+    assert [peer for rule in policies["test"]["egress"] for peer in rule.get("to", ())] == [
+        {"podSelector": policies["recommender"]["podSelector"]}
+    ]
+
+
 @pytest.mark.parametrize("values", [{}, CLOSED], ids=["open", "closed"])
 def test_a_mesh_may_be_kept_from_pods_that_end(helm: Helm, values: Raw) -> None:
     """Its sidecar would let neither the Job's nor that of `helm test` end; with the servers it may be. What is said of
@@ -173,9 +188,34 @@ def test_no_service_begins_with_a_digit_before_1_36(helm: Helm) -> None:
     assert "name: 7b-vllm-rightsizer-webhook" in helm("template", "7b", str(CHART), since)
 
 
+def test_no_image_volume_before_1_31(helm: Helm) -> None:
+    """There the API server knows no such volume, and makes an empty directory of it."""
+    values = {"image": {"registry": "registry.example"}, "vllm": {"injection": {"way": "image-volume"}}}
+    with pytest.raises(HelmError, match=r"image volumes from 1\.31 on, and this is v1\.30\.9, .*--kube-version"):
+        helm.render(values, "--kube-version=1.30.9")
+    for version in ("1.31.0-gke.1", "1.35.0"):
+        assert "--injection=image-volume" in helm.render(values, f"--kube-version={version}")
+
+
 def test_values_of_before_have_no_new_ones(helm: Helm) -> None:
     """`helm upgrade --reuse-values` takes the defaults of the release that is there."""
-    found = _documents(helm.render({"networkPolicy": {"enabled": True, "dnsPorts": None}, "crds": {"podLabels": None}}))
+    lacking = {
+        "networkPolicy": {"enabled": True, "dnsPorts": None},
+        "crds": {"podLabels": None, "resources": None},
+        "webhook": {"port": None, "hostNetwork": None, "serviceAccount": {"create": None}},
+        "recommender": {"prometheus": {"url": "http://prometheus:9090", "headersSecret": None}},
+        "rbac": None,
+    }
+    found = _documents(helm.render(lacking))
+    assert {one["metadata"]["name"] for one in found if one["kind"] == "ServiceAccount"} >= {
+        "vllm-rightsizer-webhook",
+        "vllm-rightsizer-recommender",
+    }
+    [viewers] = [one for one in found if one["metadata"]["name"].endswith("-view")]
+    assert viewers["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"] == "true"
+    webhook = _pods(found)["webhook"]["spec"]
+    assert "hostNetwork" not in webhook
+    assert webhook["containers"][0]["ports"] == [{"name": "https", "containerPort": 8443}]
     [policy] = [one for one in found if one["kind"] == "NetworkPolicy" and one["metadata"]["name"].endswith("-webhook")]
     assert [{"port": port, "protocol": name} for port in (53, 5353) for name in ("UDP", "TCP")] in [
         rule["ports"] for rule in policy["spec"]["egress"]

@@ -69,9 +69,14 @@ NEEDED: dict[str, Raw] = {
     "vllm.injection.image": {**REGISTRY, "vllm": {"injection": {"way": "image-volume"}}},
     "vllm.injection.initContainer": {**REGISTRY, "vllm": {"injection": {"way": "init-container"}}},
     "webhook.certManager": {"webhook": {"certManager": {"enabled": True}}},
+    "webhook.serviceAccount.create": {"webhook": {"serviceAccount": {"name": "admission"}}},
+    "recommender.serviceAccount.create": {"recommender": {"serviceAccount": {"name": "sizing"}}},
     "recommender.prometheus": PROMETHEUS,
     "recommender.prometheus.tokenSecret.key": {
         "recommender": {"prometheus": {"url": "http://prometheus:9090", "tokenSecret": {"name": "token"}}}
+    },
+    "recommender.prometheus.headersSecret.key": {
+        "recommender": {"prometheus": {"url": "http://prometheus:9090", "headersSecret": {"name": "headers"}}}
     },
     "recommender.prometheus.caConfigMap.key": {
         "recommender": {"prometheus": {"url": "http://prometheus:9090", "caConfigMap": {"name": "authority"}}}
@@ -119,7 +124,10 @@ ODD_NAMES: Raw = {
         **_OF_PODS,
         "serviceAccount": {"name": "2e3", "annotations": {"one": ODD}},
         "persistence": {"size": 10737418240, "storageClassName": ODD},
-        "prometheus": {"url": "http://prometheus", "tokenSecret": {"name": ODD}, "caConfigMap": {"name": ODD}},
+        "prometheus": {
+            "url": "http://prometheus",
+            **{kind: {"name": ODD} for kind in ("tokenSecret", "headersSecret", "caConfigMap")},
+        },
     },
 }
 

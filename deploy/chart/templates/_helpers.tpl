@@ -60,7 +60,15 @@ annotations: {{- toYaml . | nindent 2 }}
 {{/* The name of a component's ServiceAccount, of the same two. */}}
 {{- define "rightsizer.account" -}}
 {{- $root := index . 0 -}}
+{{- if and (not (include "rightsizer.makesAccount" .)) (not (index . 1).serviceAccount.name) -}}
+{{- fail (printf "%s.serviceAccount.name: with create: false the chart makes no ServiceAccount: say the name of yours" $root.component) -}}
+{{- end -}}
 {{- (index . 1).serviceAccount.name | default (printf "%s-%s" (include "rightsizer.fullname" $root) $root.component) -}}
+{{- end -}}
+
+{{/* Whether the chart makes it: yes, or nothing. */}}
+{{- define "rightsizer.makesAccount" -}}
+{{- if ne (toString (index . 1).serviceAccount.create) "false" }}yes{{ end -}}
 {{- end -}}
 
 {{/* That ServiceAccount. */}}

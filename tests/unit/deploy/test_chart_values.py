@@ -65,11 +65,14 @@ def _lacking(properties: Mapping[str, Any], values: Mapping[str, Any], path: str
 
 def test_null_is_as_empty_or_is_refused() -> None:
     """Helm takes a value away that is null. Without those that have no empty value nothing could be rendered; policies,
-    resources, constraints and labels may be none."""
+    resources, constraints and labels may be none, and what older values lack is as if nobody had said it."""
     taken = {".".join(path) for path, value in _fields(VALUES) if VALID.is_valid(_without(path)) and value not in EMPTY}
     assert taken == {
         *("policies", "networkPolicy.dnsPorts", "metrics.dashboard.labels"),
         *(f"{part}.{name}" for part in ("webhook", "recommender") for name in NONE_OF_PODS),
+        *("webhook.port", "webhook.hostNetwork", "crds.resources", "rbac", "rbac.aggregateToView"),
+        *("recommender.prometheus.headersSecret",),
+        *(f"{part}.serviceAccount.create" for part in ("webhook", "recommender")),
     }
     assert [path for path, value in _fields(VALUES) if value in EMPTY and not VALID.is_valid(_without(path))] == []
 
@@ -107,6 +110,7 @@ def _without(path: tuple[str, ...]) -> dict[str, Any]:
         ("image.digest", f"sha256:{'0' * 64}"),
         ("image.registry", "[fd00::5]:5000/mirror/team"),
         ("recommender.persistence.size", "1Pi"),
+        ("webhook.port", 10260),
         ("webhook.resources", {"requests": {"memory": "1e9", "cpu": ".5"}, "limits": {"hugepages-2Mi": "128Mi"}}),
         ("global", {"of": "a chart above"}),
         ("enabled", True),
@@ -123,6 +127,13 @@ def test_what_may_be_said(path: str, value: object) -> None:
         ("webhook.replica", 3),
         ("webhook.replicas", 0),
         ("webhook.replicas", "2"),
+        ("webhook.port", 443),
+        ("webhook.port", 65536),
+        ("webhook.hostNetwork", "true"),
+        ("webhook.serviceAccount.create", "false"),
+        ("rbac.aggregateToView", None),
+        ("recommender.prometheus.headersSecret", {"name": "headers", "key": ""}),
+        ("crds.resources", {"limits": {"cpu": "much"}}),
         ("webhook.scope", "optin"),
         ("webhook.certManager.duration", "90d"),
         ("webhook.certManager.issuerRef", {"kind": "ClusterIssuer"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from recommender.promql import client as client_module
 from recommender.promql.answers import PromSeries
 from recommender.promql.client import PrometheusClient, PromqlTelemetry, QueryError
-from recommender.promql.settings import PrometheusSettings
+from recommender.promql.settings import PrometheusSettings, PrometheusSettingsError
 
 BODY = {"status": "success", "data": {"resultType": "vector", "result": [{"metric": {"pod": "a"}, "value": [1, "2"]}]}}
 
@@ -73,6 +74,46 @@ async def test_token_tenant_and_query_are_sent(tmp_path: Path) -> None:
     assert seen[1][1]["Authorization"] == "Bearer renewed"
 
 
+async def test_secret_headers_are_read_anew(tmp_path: Path) -> None:
+    """Whatever the case of their names, they replace those of the command line, and a token replaces theirs."""
+    file, token = tmp_path / "headers", tmp_path / "token"
+    token.write_text("bearer")
+    seen = []
+
+    def handler(request: web.Request) -> web.StreamResponse:
+        seen.append((request.headers.getall("Authorization"), request.headers.getall("X-Scope-OrgID")))
+        return web.json_response(BODY)
+
+    async with answering(handler) as url:
+        plain = (("X-Scope-OrgID", "plain"),)
+        file.write_text("Authorization: Basic b25l\n\nx-scope-orgid: team\n")
+        await asked(PrometheusSettings(url, headers_file=file, headers=plain))
+        file.write_text("authorization: Basic dHdv\r\n")
+        await asked(PrometheusSettings(url, headers_file=file, headers=plain))
+        await asked(PrometheusSettings(url, headers_file=file, token_file=token, headers=plain))
+        file.write_text("X-Scope-OrgID: team\nb25lOnNlY3JldA==\n")
+        with pytest.raises(QueryError, match=rf"line 2 of {file} is no header") as error:
+            await asked(PrometheusSettings(url, headers_file=file))
+        assert "b25l" not in str(error.value)
+        file.unlink()
+        with pytest.raises(PrometheusSettingsError, match=f"no file {file}"):
+            PrometheusSettings(url, headers_file=file)
+    assert seen == [
+        (["Basic b25l"], ["team"]),
+        (["Basic dHdv"], ["plain"]),
+        (["Bearer bearer"], ["plain"]),
+    ]
+
+
+async def test_secret_headers_that_are_gone(tmp_path: Path) -> None:
+    file = tmp_path / "headers"
+    file.touch()
+    settings = PrometheusSettings("http://prometheus:9090", headers_file=file)
+    file.unlink()
+    with pytest.raises(QueryError, match=r"file of headers .* cannot be read"):
+        await asked(settings)
+
+
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
@@ -92,10 +133,11 @@ async def test_what_is_wrong_is_said(status: int, body: str, said: str) -> None:
 
 
 async def test_nobody_answers() -> None:
-    async with answering(lambda _: web.Response()) as url:
-        pass
-    with pytest.raises(QueryError, match=f"no answer from {url}"):
-        await asked(PrometheusSettings(url))
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        with pytest.raises(QueryError, match=f"no answer from {url}"):
+            await asked(PrometheusSettings(url))
 
 
 async def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,7 @@ def test_each_scrape_shows_what_was_set_last() -> None:
     assert value("workload_condition", type="Recommended", status="False", **LABELS) is None
     assert value("workload_requested_money_per_month", currency="EUR", **LABELS) == 12.5
     assert value("workload_automated", source="AutomatedNamespace", **LABELS) == 1
+    assert value("workload_policy_info", policy="default", **LABELS) == 1
 
     off = replace(ON, enabled=False, enabled_source="pod")
     unpriced = figures_of(evaluate(state(automation=off), OBSERVED, (), NOW), None)

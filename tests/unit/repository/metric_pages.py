@@ -67,7 +67,7 @@ def plugin() -> Iterator[Page]:
 
     pod = OddPod("llama-0", demand_blocks=600)
     pod.look_up([None, 1, 5000, 1500], requests=2)
-    with pod.served() as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+    with pod.served() as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
         yield lambda headers: client.get("/metrics", headers=headers)
 
 
@@ -120,7 +120,7 @@ def _fleet() -> CollectorRegistry:
     point = Point(1 << 30, 1 << 30, 1 << 30, 1 << 30)
     rates = dict.fromkeys(pools, 0.75)
     on, cost = Resolved(value="true", source="workload"), Cost(1.5, ODD)
-    shown = WorkloadFigures(point, 0.75, pools, rates, {"Recommended": "True"}, on, cost)
+    shown = WorkloadFigures(point, 0.75, pools, rates, {"Recommended": "True"}, on, ODD, cost)
     telemetry.figures.workloads = dict.fromkeys(keys, shown)
     telemetry.figures.pods = [_pod(key) for key in keys]
     telemetry.figures.allocatable_bytes = 80 << 30
