@@ -54,6 +54,7 @@ UNTOUCHED = Form(is_vllm=False)
 
 API_SERVER = ["python3", "-m", "vllm.entrypoints.openai.api_server"]
 LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
+UNGATED = "NousResearch/Meta-Llama-3-8B-Instruct"
 QWEN = "--model=Qwen/Qwen2.5-7B-Instruct"
 
 
@@ -95,7 +96,7 @@ TABLE: tuple[Row, ...] = (
     _row("prefill-decode", "Deployment/llama-3-8b-decode", "routing-proxy", UNTOUCHED, "--port=8000"),
     _row("prefill-decode", "Deployment/llama-3-8b-decode", "vllm", ARGUMENTS, "vllm", "serve", LLAMA),
     _row("prefill-decode", "Deployment/llama-3-8b-prefill", "vllm", ARGUMENTS, "vllm", "serve", LLAMA),
-    _row("production-stack-values", "Deployment", "vllm", ARGUMENTS, "vllm", "serve", LLAMA, "--host"),
+    _row("production-stack-values", "Deployment", "vllm", ARGUMENTS, "vllm", "serve", UNGATED, "--host"),
     _row("share-dra", "Deployment", "vllm", UNPINNED, QWEN),
     _row("share-hami", "Deployment", "vllm", OF_ITS_SHARE, QWEN),
     _row("share-kai", "Deployment", "vllm", ARGUMENTS, QWEN),

@@ -112,6 +112,20 @@ def test_shares_of_the_authors_own_stay(tmp_path: Path) -> None:
         assert "no emitter" in after["metadata"]["annotations"][ANNOTATION_SKIPPED]
 
 
+GATED = ("meta-llama/", "mistralai/")
+"""Whose models Hugging Face gives only to those who have agreed to a licence."""
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_gated_model_comes_with_a_token(file: str) -> None:
+    files = [obj for obj in documents(EXAMPLES / f"{file}.yaml") if obj.get("kind") == "ConfigMap"]
+    for _, pod in pods_from(file):
+        for container in [*containers_in(pod).values(), *pod["spec"].get("initContainers", [])]:
+            mounted = [obj for obj in files if obj["metadata"]["name"] in json.dumps(pod["spec"].get("volumes", []))]
+            if any(owner in json.dumps([container, *mounted]) for owner in GATED):
+                assert "secretKeyRef" in json.dumps(container.get("env", [])), container["name"]
+
+
 def test_two_engines_are_measured_on_two_ports() -> None:
     [(_, before)] = pods_from("two-engines")
     after = patched(before, _admitted(before, None))
