@@ -42,11 +42,11 @@ class Backlog:
         if len(self._calls) >= _MOST_CALLS or self._blocks >= _MOST_BLOCKS:
             self.clear()
 
-    def clear(self) -> None:
-        """Make all calls. Never waits: where another thread is at it, this one leaves them to that."""
+    def clear(self, patience_seconds: float = 0.0) -> None:
+        """Make all calls. Where another thread is at it, this one leaves them to that, once it has waited so long."""
         # A child that is forked in the middle has another lock at the end.
         lock = self._lock
-        if not lock.acquire(blocking=False):
+        if not lock.acquire(timeout=patience_seconds):
             return
         try:
             self._blocks = 0

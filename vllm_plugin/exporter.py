@@ -24,6 +24,8 @@ _WORKER_PATIENCE_SECONDS = 10.0
 _MAX_CONNECTIONS = 8
 _REQUEST_SECONDS = 10.0
 _PAUSE_SECONDS = 0.5
+_ANSWER_SECONDS = 5.0
+"""Whoever has the port is asked who it is once; where vLLM starts, it may be slow to answer."""
 _MOST_MESSAGES = 100
 
 
@@ -183,7 +185,7 @@ def _counted() -> Iterator[None]:
 
 def _is_ours(port: int) -> bool:
     """Does a vllm-rightsizer answer on that port of this host?"""
-    with suppress(OSError), socket.create_connection(("localhost", port), timeout=1) as client:
+    with suppress(OSError), socket.create_connection(("localhost", port), timeout=_ANSWER_SECONDS) as client:
         client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
         return _Handler.server_version.partition("/")[0].encode() in client.recv(1024)
     return False

@@ -17,6 +17,7 @@ from vllm_plugin.guard import hook
 from vllm_plugin.layout import Layout
 from vllm_plugin.peaks import RollingPeak
 
+_PATIENCE_SECONDS = 5.0
 _OF_REQUESTS = ("active_bytes", "active_peak_bytes", "demand_peak_bytes", "reusable_bytes", "headroom_bytes")
 
 
@@ -119,9 +120,10 @@ class EngineTracker:
     def estimator(self) -> ReuseEstimator | None:
         """The pool's estimator, None where reuse distances say nothing.
 
-        It knows all that it was told so far, but for what another thread is about to tell it.
+        It knows all that it was told so far: another thread that is about to tell it is waited for. Not for ever, and
+        never by the scheduler's thread, which does not ask.
         """
-        self._backlog.clear()
+        self._backlog.clear(_PATIENCE_SECONDS)
         return self._estimator
 
     def report(self) -> dict[str, Any]:

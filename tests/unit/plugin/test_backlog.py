@@ -88,8 +88,37 @@ def test_nobody_waits_for_another_thread(of: Hook) -> None:
         waiting.add(0, done.append, "quick")
     assert done == []
     go_on.set()
-    exporter.join(10)
+    exporter.join(60)
     assert done == ["slow"] + ["quick"] * backlog._MOST_CALLS
+
+
+def test_who_looks_waits_for_another_thread(of: Hook) -> None:
+    """A page that is read while the exporter's thread is at it has all that was told, too."""
+    begun, go_on = threading.Event(), threading.Event()
+    done: list[str] = []
+    seen: list[list[str]] = []
+
+    def slow() -> None:
+        begun.set()
+        assert go_on.wait(60)
+        done.append("slow")
+
+    def look() -> None:
+        waiting.clear(60)
+        seen.append(list(done))
+
+    waiting = Backlog(of)
+    waiting.add(0, slow)
+    exporter, reader = threading.Thread(target=waiting.clear), threading.Thread(target=look)
+    exporter.start()
+    assert begun.wait(60)
+    reader.start()
+    # One that does not wait has looked by now.
+    reader.join(0.1)
+    go_on.set()
+    for thread in (exporter, reader):
+        thread.join(60)
+    assert seen == [["slow"]]
 
 
 def test_a_call_that_forks_ends_in_both(of: Hook) -> None:
@@ -122,5 +151,5 @@ def test_a_child_forked_in_the_middle_can_go_on(of: Hook) -> None:
         os._exit(0 if done == [1] else 1)
     _, status = os.waitpid(child, 0)
     go_on.set()
-    exporter.join(10)
+    exporter.join(60)
     assert os.waitstatus_to_exitcode(status) == 0
