@@ -67,7 +67,7 @@ def start_demo(output: Path) -> subprocess.Popen[str]:
 
 def seen_until(program: subprocess.Popen[str], command: str) -> dict[int, str]:
     """Everything that `program` runs once a process whose command line has `command` in it is there."""
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         running = descendants(program.pid)
         if any(command in line for line in running.values()):
@@ -225,7 +225,7 @@ def test_ctrl_c_leaves_nothing_running(tmp_path: Path) -> None:
     program = start_demo(tmp_path / "build")
     running = seen_until(program, "VLLM::EngineCore")
     program.send_signal(signal.SIGINT)
-    _, errors = program.communicate(timeout=60)
+    _, errors = program.communicate(timeout=PATIENCE_SECONDS)
     assert program.returncode == 128 + signal.SIGINT
     assert errors == "vllm-rightsizer: stopped by SIGINT; nothing is left running\n"
     assert still_there(running) == {}

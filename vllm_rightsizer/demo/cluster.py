@@ -22,7 +22,8 @@ from vllm_plugin.names import LABEL_INJECT
 Raw = dict[str, Any]
 
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
-_ADMISSION_SECONDS = 10.0
+_ADMISSION_SECONDS = 30.0
+"""The longest that Kubernetes lets a webhook have."""
 _POD = {"group": "", "version": "v1", "kind": "Pod"}
 _PODS = {"group": "", "version": "v1", "resource": "pods"}
 

@@ -21,6 +21,7 @@ import httpx
 from recommender.api.object_store import ObjectStore
 from vllm_rightsizer.demo.interrupts import uninterrupted
 from vllm_rightsizer.demo.processes import Program
+from vllm_rightsizer.demo.sockets import ENV_SOCKETS, socket_folder
 from vllm_rightsizer.demo.variables import environment, expand
 from vllm_rightsizer.demo.volumes import make_volumes, mounts_of, translate
 from vllm_rightsizer.errors import UserError
@@ -28,9 +29,10 @@ from vllm_rightsizer.errors import UserError
 Raw = dict[str, Any]
 
 _HOST = "127.0.0.1"
-_INIT_SECONDS = 60.0
+_INIT_SECONDS = 300.0
 _PROBE_SECONDS = 0.5
-_NOT_FROM_THE_HOST = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+_NOT_FROM_THE_HOST = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
+"""Without bytecode each of vLLM's processes would compile a thousand files anew."""
 
 
 class PodFailedError(UserError):
@@ -64,10 +66,16 @@ class RunningPod:
         self.pod = pod
         self._store = store
         self._programs: dict[str, Program] = {}
+        self._sockets = socket_folder()
 
     @property
     def name(self) -> str:
         return str(self.pod["metadata"]["name"])
+
+    @property
+    def sockets(self) -> str:
+        """The pod's own folder for sockets; it goes with the pod."""
+        return self._sockets.name
 
     def program(self, container: str) -> Program:
         return self._programs[container]
@@ -112,6 +120,7 @@ class RunningPod:
         with uninterrupted():
             for program in self._programs.values():
                 program.stop(grace)
+            self._sockets.cleanup()
             metadata = self.pod["metadata"]
             self._store.delete("Pod", metadata["namespace"], metadata["name"])
 
@@ -202,9 +211,8 @@ class Kubelet:
         # The working folder is on Python's path with `python -m`: an empty one keeps this checkout out of it.
         work = folder / name
         work.mkdir(parents=True)
-        env = image_environment(os.environ) | {
-            variable: translate(value, mounts) for variable, value in variables.items()
-        }
+        env = image_environment(os.environ) | {ENV_SOCKETS: running.sockets}
+        env |= {variable: translate(value, mounts) for variable, value in variables.items()}
         with uninterrupted():
             try:
                 program = Program(argv, env=env, folder=work, log=folder / f"{name}.log")

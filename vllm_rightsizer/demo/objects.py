@@ -23,8 +23,11 @@ _MODELS_MOUNT = "/models"
 
 
 def policy() -> VLLMPolicy:
-    """Production's defaults, but for the time: minutes instead of days."""
-    return VLLMPolicy(metadata=ObjectMeta(name=POLICY), spec=PolicySpec(observation_window="5m", window_coverage=10))
+    """Production's defaults, but for the time: minutes instead of days, and half of one is enough.
+
+    All requests have to lie in the window until the second pod is admitted, on slow machines too.
+    """
+    return VLLMPolicy(metadata=ObjectMeta(name=POLICY), spec=PolicySpec(observation_window="10m", window_coverage=5))
 
 
 def namespace_objects() -> list[Raw]:

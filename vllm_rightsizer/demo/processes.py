@@ -14,7 +14,8 @@ from pathlib import Path
 from vllm_rightsizer.demo.interrupts import uninterrupted
 
 _POLL_SECONDS = 0.05
-_KILL_SECONDS = 5.0
+_KILL_SECONDS = 60.0
+"""The system takes its time to end what holds much memory."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from prometheus_client.samples import Sample
 from vllm_plugin import names
 from vllm_rightsizer.errors import UserError
 
-_TIMEOUT_SECONDS = 10.0
+_TIMEOUT_SECONDS = 60.0
 _USAGE_PERIOD_SECONDS = 0.5
 
 
@@ -57,6 +57,7 @@ class PluginReading:
     allocated_bytes: int
     floor_bytes: int
     requests: int
+    lookup_tokens: float
     curve: Curve
 
 
@@ -89,6 +90,7 @@ def read_plugin(base_url: str) -> PluginReading:
         allocated_bytes=int(page.value(names.GPU_MEMORY_ALLOCATED_BYTES)),
         floor_bytes=int(page.value(names.KV_FLOOR_BYTES)),
         requests=int(page.value(names.REQUESTS)),
+        lookup_tokens=tokens,
         curve=Curve(
             tuple(bound for bound, _ in buckets),
             tuple(count * block_tokens / tokens if tokens else 0.0 for _, count in buckets),

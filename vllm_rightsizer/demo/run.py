@@ -15,7 +15,7 @@ from rich.console import Console
 from recommender.api.recommendations import Bound, Target, VLLMRecommendation
 from recommender.api.units import format_bytes
 from recommender.bounds import DEMAND, FLOOR, HIT_RATE, MIN_KV
-from vllm_rightsizer.demo import pattern, picture, report
+from vllm_rightsizer.demo import pattern, report
 from vllm_rightsizer.demo.cluster import Admitted
 from vllm_rightsizer.demo.interrupts import StoppedError, stopping_on_signals
 from vllm_rightsizer.demo.machine import utilization_for_pool, vllm_version
@@ -41,6 +41,9 @@ def run_demo(output: Path, seed: int) -> int:
     except StoppedError as stopped:
         print(f"vllm-rightsizer: stopped by {stopped}; nothing is left running", file=sys.stderr)
         return stopped.exit_code
+    # Here: the first time on a machine Matplotlib looks through its fonts, and says so.
+    from vllm_rightsizer.demo import picture
+
     report.write_json(result, output / "demo.json")
     picture.draw(result, output / "demo.svg")
     console.print()

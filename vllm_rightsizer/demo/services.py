@@ -15,7 +15,7 @@ from vllm_rightsizer.demo.interrupts import uninterrupted
 from vllm_rightsizer.demo.processes import Program
 from vllm_rightsizer.errors import UserError
 
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 5.0
 
@@ -54,7 +54,7 @@ def answers_http(url: str, ca_file: Path | None = None) -> bool:
     """Whether `url` answers with success; over TLS known by `ca_file`, which may not be there yet."""
     try:
         verify = ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
-        answer = httpx.get(url, verify=verify, timeout=2.0, trust_env=False)
+        answer = httpx.get(url, verify=verify, timeout=10.0, trust_env=False)
     except (OSError, httpx.HTTPError):
         return False
     return answer.is_success

@@ -26,7 +26,7 @@ from vllm_rightsizer.demo.model import model_folder
 from vllm_rightsizer.demo.objects import CONTAINER, DEPLOYMENT, MODEL_NAME, NAMESPACE, deployment, namespace_objects
 from vllm_rightsizer.demo.pattern import Request
 from vllm_rightsizer.demo.ports import free_ports
-from vllm_rightsizer.demo.readings import UsageSampler, read_plugin, read_vllm
+from vllm_rightsizer.demo.readings import PluginReading, UsageSampler, read_plugin, read_vllm
 from vllm_rightsizer.demo.results import Measurement
 from vllm_rightsizer.demo.services import Service, answers_http
 from vllm_rightsizer.errors import UserError
@@ -34,11 +34,12 @@ from vllm_rightsizer.errors import UserError
 Raw = dict[str, Any]
 _Found = TypeVar("_Found")
 
-_READY_SECONDS = 300.0
-_PATIENCE_SECONDS = 120.0
+_READY_SECONDS = 900.0
+"""What ends is noticed at once; vLLM may take minutes where others are at work."""
+_PATIENCE_SECONDS = 300.0
 _POLL_SECONDS = 0.25
-_SETTLE_SECONDS = 2.0
-"""The plugin's page is a snapshot that is written once a second."""
+_END_SECONDS = 10.0
+"""So long a vLLM whose engine died may go on to answer."""
 
 
 class Stage:
@@ -158,7 +159,7 @@ class Stage:
         with UsageSampler(vllm_url) as usage:
             sent = self._send(vllm_url, requests)
         after = read_vllm(vllm_url)
-        time.sleep(_SETTLE_SECONDS)
+        plugin = self.wait_for(lambda: self._plugin_that_saw(after.lookup_tokens), "the plugin's page to show the load")
         lookup_tokens = after.lookup_tokens - before.lookup_tokens
         return Measurement(
             pool_blocks=after.pool_blocks,
@@ -167,8 +168,13 @@ class Stage:
             preemptions=int(after.preemptions - before.preemptions),
             requests_per_second=sent.requests_per_second,
             usage_p99=usage.p99(),
-            plugin=read_plugin(f"http://127.0.0.1:{self._plugin_port}"),
+            plugin=plugin,
         )
+
+    def _plugin_that_saw(self, lookup_tokens: float) -> PluginReading | None:
+        """The plugin's page, once so many tokens were looked up: each process writes what it knows once a second."""
+        reading = read_plugin(f"http://127.0.0.1:{self._plugin_port}")
+        return reading if reading.lookup_tokens >= lookup_tokens else None
 
     def _send(self, url: str, requests: Sequence[Request]) -> LoadResult:
         columns = (TextColumn("   requests"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -178,6 +184,8 @@ class Stage:
                 return send(url, MODEL_NAME, requests, lambda: progress.advance(task))
             except UserError as error:
                 # A vLLM whose engine died answers a little longer: its own log says more than its answers.
-                time.sleep(_SETTLE_SECONDS)
-                self._kubelet.check_alive()
+                deadline = time.monotonic() + _END_SECONDS
+                while time.monotonic() < deadline:
+                    self._kubelet.check_alive()
+                    time.sleep(_POLL_SECONDS)
                 raise UserError(f"{error}; vLLM's log is in {self._folder / 'pods'}") from error

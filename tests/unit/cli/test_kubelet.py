@@ -116,7 +116,7 @@ def test_the_life_of_a_pod(tmp_path: Path, store: FileObjectStore, kubelet: Kube
         )
     )
     assert conditions(store)["Ready"] == "False"
-    running.wait_ready(timeout_seconds=20)
+    running.wait_ready(timeout_seconds=60)
     assert conditions(store)["Ready"] == "True"
     stored = store.get("Pod", "demo", "web-1")
     assert stored is not None
@@ -125,7 +125,11 @@ def test_the_life_of_a_pod(tmp_path: Path, store: FileObjectStore, kubelet: Kube
     assert f"serving {port} {marker} {tmp_path}/pods/web-1/volumes/data hello $(WORD) $(NONE)" in log
 
     wait_until(lambda: len(processes_with(marker)) == 3)
+    # What vLLM leaves there when it is killed goes with the pod.
+    assert len(processes_with(f"VLLM_RPC_BASE_PATH={running.sockets}")) == 3
+    (Path(running.sockets) / "left").touch()
     running.stop()
+    assert not Path(running.sockets).exists()
     assert processes_with(marker) == []
     assert store.get("Pod", "demo", "web-1") is None
 
@@ -138,7 +142,7 @@ def test_a_container_that_dies_at_start(tmp_path: Path, kubelet: Kubelet) -> Non
         )
     )
     with pytest.raises(PodFailedError) as failure:
-        running.wait_ready(timeout_seconds=20)
+        running.wait_ready(timeout_seconds=60)
     message = str(failure.value)
     assert message.startswith("pod web-1: container main ended with 3 before it was ready")
     assert "no such model" in message

@@ -32,6 +32,7 @@ def measurement(blocks: int, hit_rate: float) -> Measurement:
         allocated_bytes=2 << 30,
         floor_bytes=129 * BLOCK_BYTES,
         requests=1500,
+        lookup_tokens=2.0 * 10_000 * BLOCK_TOKENS,
         curve=CURVE,
     )
     tokens = 2.0 * 10_000 * BLOCK_TOKENS
