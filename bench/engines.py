@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from vllm_rightsizer.demo.ports import free_ports
 
 BLOCK_TOKENS = 16
 LAYERS = 4
@@ -204,5 +205,5 @@ def quiet_environment(folder: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_RIGHTSIZER_DIR": str(folder),
-        "VLLM_RIGHTSIZER_PORT": str(20_000 + os.getpid() % 10_000),
+        "VLLM_RIGHTSIZER_PORT": str(free_ports(1)[0]),
     }

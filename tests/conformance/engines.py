@@ -11,7 +11,6 @@ import importlib.util
 import inspect
 import os
 import random
-import socket
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -47,13 +46,6 @@ def traffic(seed: int, requests: int, output: int = 24) -> Sequence[Prompt]:
         (start,) = dice.choices(shared, weights) if dice.random() < 0.8 else ([],)
         prompts.append(Prompt(start + tokens(dice.randrange(5, 6 * BLOCK_TOKENS)), dice.randrange(1, output)))
     return prompts
-
-
-def free_port() -> int:
-    """A TCP port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def has(module: str) -> bool:

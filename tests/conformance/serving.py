@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +33,17 @@ def tensors_in(value: Any) -> list[Any]:
     return [tensor for one in value for tensor in tensors_in(one)] if isinstance(value, (list, tuple)) else [value]
 
 
-def page() -> str:
-    """The plugin's, as soon as it has all figures."""
+def page(requests: int) -> str:
+    """The plugin's, as soon as it has all figures, those of so many requests among them."""
     address = f"http://127.0.0.1:{os.environ['VLLM_RIGHTSIZER_PORT']}/metrics"
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 400
     while True:
         try:
-            text = str(urllib.request.urlopen(address, timeout=10).read().decode())
-            if "model_weights_bytes{" in text and "lookup_tokens_total{" in text:
+            text = str(urllib.request.urlopen(address, timeout=60).read().decode())
+            counted = re.findall(r"^vllm_rightsizer_requests_total(?:\{.*\})? (\S+)$", text, re.MULTILINE)
+            if "model_weights_bytes{" in text and sum(map(float, counted)) >= requests:
                 return text
-        except OSError:
+        except (OSError, HTTPException):
             pass
         if time.monotonic() > deadline:
             raise TimeoutError("the plugin shows no figures")
@@ -73,7 +76,7 @@ def main() -> None:
         "hits": counters["vllm:prefix_cache_hits"],
         "preemptions": counters["vllm:num_preemptions"],
         "utilization": getattr(llm.llm_engine.vllm_config.cache_config, "gpu_memory_utilization", None),
-        "page": page(),
+        "page": page(len(outputs)),
     }
     Path(sys.argv[2]).write_text(json.dumps(found))
 

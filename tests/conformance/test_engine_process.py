@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import engines
+import ports
 import pytest
 
 START = importlib.import_module("vllm.v1.engine.core_client")
@@ -35,7 +36,7 @@ def test_a_spawned_engine_core_is_hooked(model: Path, tmp_path: Path, monkeypatc
         config.scheduler_config.scheduler_cls = engines.v1_scheduler()
     monkeypatch.setenv("VLLM_USE_V1", "1")
     monkeypatch.setenv("VLLM_RIGHTSIZER_DIR", str(tmp_path / "snapshots"))
-    monkeypatch.setenv("VLLM_RIGHTSIZER_PORT", str(engines.free_port()))
+    monkeypatch.setenv("VLLM_RIGHTSIZER_PORT", str(ports.free_port()))
     handle = BackgroundProcHandle(
         input_path=f"ipc://{tmp_path}/in",
         output_path=f"ipc://{tmp_path}/out",
@@ -44,7 +45,7 @@ def test_a_spawned_engine_core_is_hooked(model: Path, tmp_path: Path, monkeypatc
         process_kwargs={"vllm_config": config, "executor_class": ExecutorWithoutModel, "log_stats": True},
     )
     try:
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + 800
         while not (found := engines_of(handle.proc.pid, tmp_path / "snapshots")):
             assert handle.proc.is_alive()
             assert time.monotonic() < deadline

@@ -6,14 +6,16 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import engines
+import ports
 import pytest
 from serving import BLOCK_TOKENS
 
@@ -47,7 +49,7 @@ def served(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     environ = {
         **os.environ,
         "VLLM_RIGHTSIZER_DIR": str(folder / "snapshots"),
-        "VLLM_RIGHTSIZER_PORT": str(engines.free_port()),
+        "VLLM_RIGHTSIZER_PORT": str(ports.free_port()),
         "VLLM_RIGHTSIZER_KV_BYTES": str(BLOCKS * BLOCK_TOKENS * TOKEN_BYTES + 1000),
         "VLLM_RIGHTSIZER_GPU_MEMORY_UTILIZATION": "0.1234",
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
@@ -56,20 +58,23 @@ def served(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
         ),
         **preloaded(),
     }
+    # Short, as paths of sockets have to be, which stay where a process is killed.
+    sockets = tempfile.mkdtemp(prefix="vllm-")
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("serving.py")), json.dumps(options), str(folder / "found")],
-        env=environ,
+        env={**environ, "VLLM_RPC_BASE_PATH": sockets},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=folder,
         start_new_session=True,
     )
     try:
-        output = process.communicate(timeout=600)[0].decode(errors="replace")
+        output = process.communicate(timeout=1000)[0].decode(errors="replace")
     finally:
         # No engine outlives a failed test.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(sockets, ignore_errors=True)
     assert (folder / "found").is_file(), output[-4000:]
     found: dict[str, Any] = json.loads((folder / "found").read_text())
     return found

@@ -13,15 +13,18 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 BLOCK_TOKENS, BLOCKS, MAX_MODEL_LEN = 32, 56, 1024
 BLOCK_BYTES = 131_072
+PATIENCE_SECONDS = 120.0
 
 
 class UnshowableError(RuntimeError):
@@ -75,7 +78,7 @@ def slow_pages() -> Iterator[None]:
 @contextlib.contextmanager
 def silent_clients() -> Iterator[None]:
     """More connections than are served, and nothing is ever said on them."""
-    clients = [socket.create_connection(("127.0.0.1", port()), timeout=5) for _ in range(40)]
+    clients = [socket.create_connection(("127.0.0.1", port()), timeout=PATIENCE_SECONDS) for _ in range(40)]
     yield
     for client in clients:
         client.close()
@@ -83,21 +86,54 @@ def silent_clients() -> Iterator[None]:
 
 @contextlib.contextmanager
 def folder_gone() -> Iterator[None]:
-    """Somebody removes the folder of the snapshots."""
-    shutil.rmtree(os.environ["VLLM_RIGHTSIZER_DIR"])
-    time.sleep(1.2)
+    """Somebody removes the folder of the snapshots; it is made anew."""
+    take_away(snapshots())
     yield
+    wait_until(is_written)
 
 
 @contextlib.contextmanager
 def folder_replaced() -> Iterator[None]:
     """A file where the folder was: nothing can be written there, whoever writes."""
-    folder = Path(os.environ["VLLM_RIGHTSIZER_DIR"])
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.touch()
-    time.sleep(1.2)
+    from vllm_plugin.guard import hook
+
+    before = hook("snapshots").errors
+    made = False
+    while not made:
+        take_away(snapshots())
+        # Another process may have made it anew meanwhile.
+        with contextlib.suppress(FileExistsError):
+            snapshots().touch(exist_ok=False)
+            made = True
+    wait_until(lambda: hook("snapshots").errors > before)
     yield
-    folder.unlink()
+    snapshots().unlink()
+    # What fails after this is the next fault's.
+    wait_until(is_written)
+
+
+def snapshots() -> Path:
+    return Path(os.environ["VLLM_RIGHTSIZER_DIR"])
+
+
+def take_away(folder: Path) -> None:
+    """In one step: while files are removed one by one others are written."""
+    gone = folder.with_name(f"{folder.name}-{time.monotonic_ns()}")
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def is_written() -> bool:
+    """Whether this process has a snapshot."""
+    return bool(list(snapshots().glob(f"*/{os.getpid()}-*.json")))
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """What the plugin does once a second."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -112,7 +148,7 @@ def forks() -> Iterator[None]:
                 from vllm_plugin import process
                 from vllm_plugin.guard import hook, warn
 
-                signal.alarm(20)
+                signal.alarm(200)
                 hook("lookup").run(failing)
                 warn("from a child")
                 os._exit(len(process.current().pools))
@@ -131,7 +167,7 @@ def port() -> int:
 
 def ask() -> socket.socket:
     """A request for the page whose answer nobody reads yet."""
-    client = socket.create_connection(("127.0.0.1", port()), timeout=5)
+    client = socket.create_connection(("127.0.0.1", port()), timeout=PATIENCE_SECONDS)
     client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
     return client
 
@@ -193,18 +229,22 @@ def errors_since_last() -> dict[str, int]:
 
 
 def page() -> str:
-    with contextlib.suppress(OSError, KeyError):
-        return str(urllib.request.urlopen(f"http://127.0.0.1:{port()}/metrics", timeout=5).read().decode())
+    with contextlib.suppress(OSError, KeyError, HTTPException):
+        url = f"http://127.0.0.1:{port()}/metrics"
+        return str(urllib.request.urlopen(url, timeout=PATIENCE_SECONDS).read().decode())
     return ""
 
 
 def after_a_kill(llm: Any) -> str:
-    """The worker is killed: what vLLM makes of it."""
+    """The worker is killed: what vLLM makes of it, once it knows."""
     import multiprocessing
 
     for child in multiprocessing.active_children():
         if child.pid is not None:
             os.kill(child.pid, signal.SIGKILL)
+    for thread in threading.enumerate():
+        if thread.name == "MultiprocWorkerMonitor":
+            thread.join(PATIENCE_SECONDS)
     try:
         answers(llm)
     except Exception as error:
@@ -232,10 +272,14 @@ def main() -> None:
         with FAULTS[name]():
             run = {"fault": name, "answers": answers(llm), "reset": llm.reset_prefix_cache(), "page": page()}
         found.append({**run, "errors": errors_since_last()})
+    if page():
+        # The worker begins anew as well.
+        wait_until(lambda: "model_weights_bytes" in page())
     before = page()
     killed = after_a_kill(llm)
-    time.sleep(1.5)
-    print("FOUND" + json.dumps({"start": at_start, "runs": found, "killed": killed, "pages": [before, page()]}))
+    # The system lets go of what a process held a moment after its end.
+    wait_until(lambda: "model_weights_bytes" not in page())
+    print("RESULT" + json.dumps({"start": at_start, "runs": found, "killed": killed, "pages": [before, page()]}))
     sys.stdout.flush()
     os._exit(0)
 

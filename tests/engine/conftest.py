@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from vllm_plugin import process
+from vllm_plugin.exporter import Exporter
 from vllm_plugin.guard import hooks
+from vllm_plugin.peaks import RollingPeak
 
 from .harness import Engine, quiet_environment
 
@@ -18,6 +22,20 @@ from .harness import Engine, quiet_environment
 def counted_out_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the order of free blocks is not known (before 0.24), compare the count of this moment."""
     monkeypatch.setattr("vllm_plugin.pool._SCAN_SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def peaks_of_the_whole_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the last minute are fewer on a machine that takes longer."""
+    monkeypatch.setattr("vllm_plugin.tracker.RollingPeak", functools.partial(RollingPeak, window_seconds=3600))
+
+
+@pytest.fixture(autouse=True)
+def no_thread_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exporter that nobody starts: its looks, once a second, would meet another step each time."""
+    own = process.Process()
+    own._exporter = Exporter(own.report)
+    monkeypatch.setattr(process, "_process", own)
 
 
 @pytest.fixture(autouse=True)

@@ -56,6 +56,14 @@ def tensors_of(caches: Any) -> Iterator[Any]:
             yield cache
 
 
+def share_of_memory(size: int) -> float:
+    """What vLLM may claim of the memory that it sees, to be so many bytes of it."""
+    from vllm.platforms import current_platform
+    from vllm.utils.cpu_resource_utils import get_allowed_cpu_list
+
+    return round(size / current_platform.get_device_total_memory(get_allowed_cpu_list()[0].numa_node), 4)
+
+
 class Kinds:
     """How each kind is started, and what it is asked."""
 
@@ -103,10 +111,11 @@ class Kinds:
         return llm, self.ask(llm)
 
     def pooling(self) -> tuple[Any, Any]:
-        # A tenth of the memory is never claimed: there is nothing to claim it for.
+        # More than the model takes is never claimed: there is nothing to claim it for.
         llm = self.start(
-            "bert", runner="pooling", kv_cache_memory_bytes=None, gpu_memory_utilization=0.1, max_model_len=128
-        )
+            "bert", runner="pooling", kv_cache_memory_bytes=None, gpu_memory_utilization=share_of_memory(3 << 30),
+            max_model_len=128,
+        )  # fmt: skip
         outputs = llm.embed([{"prompt_token_ids": prompt} for prompt in PROMPTS], use_tqdm=False)
         return llm, [[round(value, 6) for value in output.outputs.embedding[:8]] for output in outputs]
 
@@ -167,7 +176,7 @@ class Kinds:
         return llm, self.ask(llm)
 
     def raised_utilization(self) -> tuple[Any, Any]:
-        os.environ["VLLM_RIGHTSIZER_GPU_MEMORY_UTILIZATION"] = "0.0005"
+        os.environ["VLLM_RIGHTSIZER_GPU_MEMORY_UTILIZATION"] = "0.0001"
         llm = self.start("llama", kv_cache_memory_bytes=None, gpu_memory_utilization=0.2)
         return llm, self.ask(llm)
 

@@ -30,7 +30,7 @@ from conformance.faults import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_plugin import guard
+from vllm_plugin import guard, process
 from vllm_plugin.hooks import PATCHES
 
 from .harness import Engine, Prompt, traffic
@@ -59,7 +59,7 @@ def fresh_hooks(monkeypatch: pytest.MonkeyPatch, engines: Make) -> None:
 
 def decisions(make: Make, prompts: Sequence[Prompt]) -> list[Any]:
     """All that the scheduler decides, step by step: who runs, with how many tokens, in which blocks; who must go."""
-    engine = make(BLOCKS)
+    engine = make(BLOCKS, counting=False)
     steps: list[Any] = []
     schedule = engine.scheduler.schedule
 
@@ -82,8 +82,18 @@ def decisions(make: Make, prompts: Sequence[Prompt]) -> list[Any]:
         if number % 10 == 0 and hasattr(engine.pool, "evict_blocks"):
             # As a connector does, though no block.
             engine.pool.evict_blocks(set())
+        if number % 50 == 0:
+            look()
     steps.append((engine.queries, engine.hits, engine.preemptions, engine.scheduler.reset_prefix_cache()))
     return steps
+
+
+def look() -> None:
+    """What the exporter's thread does beside vLLM's once a second, here after the same steps each time."""
+    try:
+        process.current().report()
+    except Exception as error:
+        guard.hook("exporter").count(error)
 
 
 PROMPTS = traffic(8, 36, output=60)
@@ -207,8 +217,8 @@ def test_who_else_wraps_the_managers_functions_is_called_each_time(
     """Another plugin that replaces a function on the object, as ours does."""
     calls = []
 
-    def make(blocks: int) -> Engine:
-        engine = engines(blocks)
+    def make(blocks: int, **arguments: Any) -> Engine:
+        engine = engines(blocks, **arguments)
         manager = engine.scheduler.kv_cache_manager
 
         def replace() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,11 @@ import pytest
 from recommender.api.plugin_wheel import WHEEL_FILE, plugin_wheel
 from vllm_plugin import names
 from vllm_rightsizer.demo.ports import free_ports
+from vllm_rightsizer.demo.processes import Program
+from vllm_rightsizer.demo.sockets import ENV_SOCKETS, socket_folder
 
 from . import answers
+from .scripts import ONE_THREAD, results_in
 
 pytestmark = pytest.mark.engine
 
@@ -66,7 +68,14 @@ def garbage(folder: Path) -> Path:
 def environment(path: Sequence[Path], **more: str) -> dict[str, str]:
     """Nothing of this test's own settings."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("VLLM_", "PYTEST", "PYTHON"))}
-    return {**kept, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": ":".join(map(str, path)), **more}
+    return {
+        **kept,
+        **ONE_THREAD,
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "PYTHONPATH": ":".join(map(str, path)),
+        **more,
+    }
 
 
 def test_neighbours_fail_as_they_do_without_us(wheel: Path, tmp_path: Path) -> None:
@@ -76,7 +85,7 @@ def test_neighbours_fail_as_they_do_without_us(wheel: Path, tmp_path: Path) -> N
 
     def said(*path: Path) -> list[str]:
         done = subprocess.run(
-            [sys.executable, "-c", REGISTER], env=environment(path), capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", REGISTER], env=environment(path), capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stderr
         return [line for line in done.stdout.splitlines() if line.startswith(("raised", "hooks"))]
@@ -97,7 +106,7 @@ def register():
 
     geometry.model_bytes = override.remember = scheduler._built = worker.WorkerTracker.__init__ = fail
 """
-LONGEST_SECONDS = 500
+LONGEST_SECONDS = 700
 UNCOUNTED = ("sound", "pages are slow", "clients are silent", "the process forks")
 """In these nothing of the plugin raises."""
 MAY_COUNT = "the folder is removed"
@@ -108,29 +117,26 @@ def answered(model: Path, path: Sequence[Path], faults: Sequence[str], folder: P
     """What a vLLM answers while these faults are there, one after the other."""
     settings_ = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "PYTHONFAULTHANDLER": "1", **more}
     log = folder / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
+    with socket_folder() as sockets:
+        program = Program(
             [sys.executable, answers.__file__, str(model), *faults],
-            env=environment(path, **settings_),
-            cwd=folder,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
+            env=environment(path, **{ENV_SOCKETS: sockets}, **settings_),
+            folder=folder,
+            log=log,
         )
-    try:
-        process.wait(LONGEST_SECONDS)
-    except subprocess.TimeoutExpired:
-        # It says where it hangs.
-        process.send_signal(signal.SIGABRT)
-    finally:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + LONGEST_SECONDS
+        try:
+            while program.exit_code() is None and time.monotonic() < deadline:
+                time.sleep(0.2)
+            if program.exit_code() is None:
+                # It says where it hangs.
+                os.kill(program.pid, signal.SIGABRT)
+        finally:
+            program.stop()
     said = log.read_text(errors="replace")
-    found = [line for line in said.splitlines() if line.startswith("FOUND")]
+    found = results_in(said)
     assert found, said[-8000:]
-    return json.loads(found[0].removeprefix("FOUND"))
+    return found[0]
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +182,8 @@ def test_answers_are_the_same_whatever_fails_at_the_start(alone: Any, model: Pat
         wheel,
     ]
     with socket.socket() as taken:
+        # Whoever asks there is told at once that nobody answers.
         taken.bind(("0.0.0.0", 0))
-        taken.listen()
         nonsense = {names.ENV_KV_BYTES: "many", names.ENV_ALLOCATION_BYTES: "-1", names.ENV_DIR: "/dev/null/folder"}
         nonsense[names.ENV_PORT] = str(taken.getsockname()[1])
         found = answered(model, path, ["sound"], tmp_path, **nonsense)

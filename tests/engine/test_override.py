@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +61,8 @@ def test_what_vllm_claims_is_right_after_raising_the_utilization(runs: dict[str,
     (worker,) = run["plugin"]["workers"]
     assert run["figures"]["requested"] < 100_000_000 < worker["allocated_bytes"]
     by_bytes = runs["raised_bytes"]["plugin"]["workers"][0]
-    # The same process a moment later.
-    assert worker["allocated_bytes"] == pytest.approx(by_bytes["allocated_bytes"], rel=0.1)
+    # The same process a moment later; the system may have taken back what it needs elsewhere.
+    assert worker["allocated_bytes"] == pytest.approx(by_bytes["allocated_bytes"], rel=0.3)
 
 
 def test_the_log_says_so_with_numbers(runs: dict[str, dict[str, Any]]) -> None:
@@ -71,7 +70,7 @@ def test_the_log_says_so_with_numbers(runs: dict[str, dict[str, Any]]) -> None:
     assert len(lines) == 3
     assert f"to {FLOOR_BYTES} bytes (17 blocks), {FLOOR_BYTES - 1000} more than kv_cache_memory_bytes=1000" in lines[0]
     assert f"to {FLOOR_BYTES} bytes (17 blocks)" in lines[1]
-    assert "gpu_memory_utilization=0.0005" in lines[1]
+    assert "gpu_memory_utilization=0.0001" in lines[1]
     assert f"to {FLOOR_BYTES} bytes (68 blocks)" in lines[2]
 
 
@@ -82,54 +81,34 @@ def test_a_size_of_the_users_own_is_refused_or_taken_as_ever(runs: dict[str, dic
     assert runs["at_the_floor"]["answers"] == runs["raised_bytes"]["answers"]
 
 
-RANKS = """
-import json, os, sys, time, urllib.request
-
-
-def inside(worker):
-    tensors = worker.model_runner.kv_caches
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values()), worker.model_runner.kv_cache_config.num_blocks
-
-
-if __name__ == "__main__":
-    from vllm import LLM
-
-    llm = LLM(sys.argv[1], load_format="dummy", dtype="float32", enforce_eager=True, block_size=32, max_model_len=512,
-              gpu_memory_utilization=0.2, tensor_parallel_size=2)
-    found = llm.collective_rpc(inside)
-    for _ in range(40):
-        page = urllib.request.urlopen("http://127.0.0.1:" + os.environ["VLLM_RIGHTSIZER_PORT"] + "/metrics").read()
-        if page.count(b"model_weights_bytes{") == 2:
-            break
-        time.sleep(0.5)
-    print("RESULT" + json.dumps([found, page.decode()]), flush=True)
-"""
-
-
 def test_all_ranks_in_their_own_processes_get_the_floor(models: Path, tmp_path: Path) -> None:
     """Two workers refuse a far too small utilization before the engine core in a third process sees it."""
-    file = tmp_path / "ranks.py"
-    file.write_text(RANKS)
-    cores = sorted(os.sched_getaffinity(0))
-    environment = {
-        names.ENV_GPU_MEMORY_UTILIZATION: "0.0005",
-        "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
-        # On its own vLLM wants a memory node for each.
-        "VLLM_CPU_OMP_THREADS_BIND": f"{cores[0]}|{cores[-1]}",
+    options = {
+        "load_format": "dummy",
+        "dtype": "float32",
+        "enforce_eager": True,
+        "block_size": BLOCK_TOKENS,
+        "max_model_len": MAX_MODEL_LEN,
+        "gpu_memory_utilization": 0.2,
+        "tensor_parallel_size": 2,
     }
-    ((found, page),) = Script(file, [str(models / "llama")], tmp_path / "ranks", environment).results()
+    arguments = [str(models / "llama"), json.dumps(options), "2"]
+    environment = {
+        names.ENV_GPU_MEMORY_UTILIZATION: "0.0001",
+        "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
+    }
+    (found,) = Script(Path(__file__).with_name("library.py"), arguments, tmp_path / "ranks", environment).results()
     blocks = MAX_MODEL_LEN // BLOCK_TOKENS + 1
     # One of two KV heads each.
-    assert found == [[FLOOR_BYTES // 2, blocks]] * 2
-    mine = samples(page)
+    assert [worker[:2] for worker in found["workers"]] == [[FLOOR_BYTES // 2, blocks]] * 2
+    mine = samples(found["page"])
     for rank in ("0", "1"):
         assert mine[names.KV_CACHE_CAPACITY_BYTES, rank] == FLOOR_BYTES // 2
         assert mine[names.GPU_MEMORY_ALLOCATED_BYTES, rank] > 100_000_000
-    info = engine_info(page)
+    info = engine_info(found["page"])
     assert (info["override"], info["num_gpu_blocks"]) == (names.OVERRIDE_RAISED, str(blocks))
     assert info["raised_kv_cache_memory_bytes"] == str(FLOOR_BYTES // 2)
-    assert info["applied_gpu_memory_utilization"] == "0.0005"
+    assert info["applied_gpu_memory_utilization"] == "0.0001"
 
 
 SLICES = """

@@ -120,9 +120,8 @@ def test_windows_beside_full_attention_have_a_curve_too(engines: Make, window: i
     prompts = traffic(7, 1000, prefixes=100)
     tokens = sum(len(prompt.tokens) for prompt in prompts)
     real, errors = {}, {}
-    observed = engines(1600, window=window * BLOCK_TOKENS)
-    others = {size: engines(size, window=window * BLOCK_TOKENS) for size in (800, 3200)}
-    for blocks, engine in {1600: observed, **others}.items():
+    observed, *others = (engines(size, window=window * BLOCK_TOKENS, counting=False) for size in (1600, 800, 3200))
+    for blocks, engine in zip((1600, 800, 3200), (observed, *others), strict=True):
         engine.serve(prompts, clients=6)
         assert len(engine.config.kv_cache_groups) == 4
         real[blocks] = 100 * engine.hits / tokens
@@ -158,12 +157,12 @@ def test_one_observation_tells_the_hit_rate_of_other_pools(engines: Make) -> Non
     """Observed at one size, compared with vLLM itself run at each of six."""
     prompts = traffic(7, 2500, prefixes=150)
     tokens = sum(len(prompt.tokens) for prompt in prompts)
-    observed = engines(1600)
+    observed = engines(1600, counting=False)
     observed.serve(prompts, clients=6)
     tracker = observed.tracker
     real, errors = {}, {}
     for blocks in (500, 800, 1200, 1600, 2400, 4000):
-        engine = engines(blocks)
+        engine = engines(blocks, counting=False)
         engine.serve(prompts, clients=6)
         assert engine.preemptions == 0
         real[blocks] = 100 * engine.hits / tokens

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,12 @@ from vllm_plugin import names
 from vllm_plugin.override import fraction_of
 from vllm_rightsizer.demo.model import BLOCK_BYTES, BLOCK_TOKENS, MAX_MODEL_LEN, VOCABULARY
 from vllm_rightsizer.demo.ports import free_ports
+from vllm_rightsizer.demo.processes import Program
+from vllm_rightsizer.demo.sockets import ENV_SOCKETS, socket_folder
 
-from .harness import quiet_environment, traffic
+from .harness import traffic
+from .pages import PATIENCE_SECONDS
+from .scripts import LONGEST_SECONDS, Script, environment
 
 pytestmark = pytest.mark.engine
 
@@ -39,14 +41,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def environment(wheel: Path, folder: Path, port: int, **more: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("VLLM_", "PYTEST"))}
-    quiet = quiet_environment(folder)
-    return {**kept, **quiet, "PYTHONPATH": str(wheel), names.ENV_PORT: str(port), **more}
-
-
 def get(url: str, **headers: str) -> str:
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=PATIENCE_SECONDS) as answer:
         return str(answer.read().decode())
 
 
@@ -63,19 +59,19 @@ def read(port: int, labels: bool = False) -> dict[str, float]:
 
 
 @contextmanager
-def stopped_after(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Ends the process's whole group, so that no engine outlives a failed test."""
-    try:
-        yield
-    finally:
+def running(folder: Path, *arguments: str, **variables: str) -> Iterator[Program]:
+    """Python with these arguments and variables; nothing of it outlives the block, its sockets neither."""
+    with socket_folder() as sockets:
+        program = Program(
+            [sys.executable, *arguments],
+            env=environment(folder / "snapshots", **{ENV_SOCKETS: sockets}, **variables),
+            folder=folder,
+            log=folder / "log",
+        )
         try:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(20)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            pass
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+            yield program
+        finally:
+            program.stop()
 
 
 def test_a_server_measures_itself(wheel: Path, model: Path, tmp_path: Path) -> None:
@@ -89,17 +85,9 @@ def test_a_server_measures_itself(wheel: Path, model: Path, tmp_path: Path) -> N
     ]
     asked, claim = 160 * BLOCK_BYTES + 1000, 1_500_000_000
     override = {names.ENV_KV_BYTES: str(asked), names.ENV_ALLOCATION_BYTES: str(claim)}
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],
-            env=environment(wheel, tmp_path / "snapshots", port, **override),
-            stdout=log,
-            stderr=log,
-            cwd=tmp_path,
-            start_new_session=True,
-        )
-    with stopped_after(process):
-        wait_until_healthy(process, api, tmp_path / "log")
+    variables = {**override, "PYTHONPATH": str(wheel), names.ENV_PORT: str(port)}
+    with running(tmp_path, "-m", "vllm.entrypoints.openai.api_server", *arguments, **variables) as server:
+        wait_until_healthy(server, api)
         prompts = [prompt.tokens for prompt in traffic(1, 120, prefixes=15)]
         with ThreadPoolExecutor(8) as clients:
             list(clients.map(lambda tokens: complete(api, model, tokens), prompts))
@@ -138,23 +126,24 @@ def test_a_server_measures_itself(wheel: Path, model: Path, tmp_path: Path) -> N
     assert not [key for key in mine if key.startswith(names.HOOKS_ACTIVE) and not mine[key]]
 
 
-def wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path, seconds: float = 400.0) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until_healthy(server: Program, port: int) -> None:
+    """Up to seven processes import torch, on two cores."""
+    deadline = time.monotonic() + LONGEST_SECONDS
     while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()[-4000:]
+        assert server.exit_code() is None, server.tail(60)
         try:
             get(f"http://127.0.0.1:{port}/health")
             return
-        except OSError:
+        except (OSError, HTTPException):
             time.sleep(0.5)
-    pytest.fail(log.read_text()[-4000:])
+    pytest.fail(server.tail(60))
 
 
 def complete(port: int, model: Path, tokens: tuple[int, ...]) -> None:
     body = {"model": str(model), "prompt": list(tokens), "max_tokens": 4, "ignore_eos": True, "temperature": 0}
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), headers)
-    urllib.request.urlopen(request, timeout=60).read()
+    urllib.request.urlopen(request, timeout=PATIENCE_SECONDS).read()
 
 
 def weight_bytes(model: Path) -> int:
@@ -168,54 +157,20 @@ def weight_bytes(model: Path) -> int:
     return 4 * (parameters + config["max_position_embeddings"] * head)
 
 
-OFFLINE = """
-import json, sys, urllib.request, time, os
-
-
-def inside(worker):
-    tensors = worker.model_runner.kv_caches
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values()), worker.requested_cpu_memory, os.getpid()
-
-
-if __name__ == "__main__":
-    from vllm import LLM
-
-    llm = LLM(sys.argv[1], load_format="dummy", dtype="float32", enforce_eager=True, block_size=32,
-              max_model_len=1024, gpu_memory_utilization=float(sys.argv[2]))
-    ((pool, requested, worker),) = llm.collective_rpc(inside)
-    for _ in range(40):
-        try:
-            page = urllib.request.urlopen("http://127.0.0.1:" + os.environ["VLLM_RIGHTSIZER_PORT"] + "/metrics").read()
-            if b"model_weights" in page:
-                break
-        except OSError:
-            pass
-        time.sleep(0.5)
-    print("RESULT" + json.dumps([pool, requested, page.decode()]))
-"""
-
-
-def test_the_figures_are_those_of_the_workers_own_tensors(wheel: Path, model: Path, tmp_path: Path) -> None:
+def test_the_figures_are_those_of_the_workers_own_tensors(model: Path, tmp_path: Path) -> None:
     """A library's vLLM, sized by its utilization: pool, claim and what is left over, to the byte."""
-    total = int(subprocess.check_output([sys.executable, "-c", TOTAL], text=True).split()[-1])
-    utilization = round(1.15 * 2**30 / total, 4)
-    script = tmp_path / "offline.py"
-    script.write_text(OFFLINE)
-    port = free_ports(1)[0]
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(model), str(utilization)],
-        env=environment(wheel, tmp_path / "snapshots", port, VLLM_ALLOW_INSECURE_SERIALIZATION="1"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=tmp_path,
-        start_new_session=True,
-    )
-    with stopped_after(process):
-        output = process.communicate(timeout=500)[0].decode()
-    results = [line for line in output.splitlines() if line.startswith("RESULT")]
-    assert results, output[-4000:]
-    pool, requested, text = json.loads(results[0].removeprefix("RESULT"))
+    options = {
+        "load_format": "dummy",
+        "dtype": "float32",
+        "enforce_eager": True,
+        "block_size": BLOCK_TOKENS,
+        "max_model_len": 1024,
+        "claim_bytes": 14 * 2**30 // 10,
+    }
+    arguments = [str(model), json.dumps(options), "1"]
+    variables = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
+    (found,) = Script(Path(__file__).with_name("library.py"), arguments, tmp_path, variables).results()
+    ((pool, _, requested),), total, text = found["workers"], found["total"], found["page"]
     mine: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -226,10 +181,3 @@ def test_the_figures_are_those_of_the_workers_own_tensors(wheel: Path, model: Pa
     weights = mine[names.MODEL_WEIGHTS_BYTES]
     assert weights == weight_bytes(model)
     assert mine[names.RUNTIME_OVERHEAD_BYTES + "other"] == requested - pool - weights > 0
-
-
-TOTAL = """
-from vllm.utils.cpu_resource_utils import get_allowed_cpu_list
-from vllm.platforms import current_platform
-print(current_platform.get_device_total_memory(get_allowed_cpu_list()[0].numa_node))
-"""

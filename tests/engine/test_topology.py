@@ -6,14 +6,13 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -25,7 +24,9 @@ from vllm_plugin.override import ENV_OUTCOME
 from vllm_rightsizer.demo.model import BLOCK_BYTES, BLOCK_TOKENS, MAX_MODEL_LEN
 from vllm_rightsizer.demo.ports import free_ports
 
-from .test_server import complete, environment, get, stopped_after, wait_until_healthy, weight_bytes
+from .pages import PATIENCE_SECONDS, is_settled
+from .scripts import Script
+from .test_server import complete, get, running, wait_until_healthy, weight_bytes
 
 pytestmark = pytest.mark.engine
 
@@ -38,8 +39,6 @@ SIZES = {
     "max_model_len": MAX_MODEL_LEN,
 }
 POD_UID = "7b1e3c52-0000-4000-8000-000000000000"
-# The CPU backend would bind each worker's threads to a memory node of its own.
-UNBOUND = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", names.ENV_POD_UID: POD_UID}
 
 Page = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -61,7 +60,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Server:
-    process: subprocess.Popen[bytes]
     api: int
     port: int
     snapshots: Path
@@ -69,25 +67,23 @@ class Server:
 
 @contextmanager
 def serving(path: Path, model: Path, folder: Path, *arguments: str) -> Iterator[Server]:
-    api, port = free_ports(2)
+    api, port, inside = free_ports(3)
     options = [
+        *("-m", "vllm.entrypoints.cli.main", "serve", str(model)),
         *("--load-format", "dummy", "--dtype", "float32", "--enforce-eager", "--block-size", str(BLOCK_TOKENS)),
         *("--max-model-len", str(MAX_MODEL_LEN), "--port", str(api), "--host", "127.0.0.1"),
         *arguments,
     ]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model), *options],
-            env=environment(path, folder / "snapshots", port, **UNBOUND),
-            stdout=log,
-            stderr=log,
-            cwd=folder,
-            start_new_session=True,
-        )
-    with stopped_after(process):
-        # Up to seven processes that import torch, on two cores.
-        wait_until_healthy(process, api, folder / "log", seconds=400.0)
-        yield Server(process, api, port, folder / "snapshots" / POD_UID)
+    # Where engines meet: without it the kernel names a port that it may give to somebody else before they have started.
+    variables = {
+        names.ENV_POD_UID: POD_UID,
+        "VLLM_PORT": str(inside),
+        "PYTHONPATH": str(path),
+        names.ENV_PORT: str(port),
+    }
+    with running(folder, *options, **variables) as program:
+        wait_until_healthy(program, api)
+        yield Server(api, port, folder / "snapshots" / POD_UID)
 
 
 def page(text: str) -> Page:
@@ -103,23 +99,24 @@ def page(text: str) -> Page:
     return found
 
 
-def complete_page(port: int, ranks: int) -> str:
-    """The page, once all ranks have reported."""
-    deadline = time.monotonic() + 180
-    while True:
-        text = get(f"http://127.0.0.1:{port}/metrics")
-        if text.count(f"\n{names.MODEL_WEIGHTS_BYTES}{{") == ranks:
-            return text
+def complete_page(port: int, ranks: int, requests: int = 0) -> str:
+    """The page, once so many ranks and requests stand on it."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_settled(text := text_if_any(port), ranks, requests):
         assert time.monotonic() < deadline, text
         time.sleep(0.2)
+    return text
 
 
-def page_if_any(port: int) -> Page:
-    """vLLM ends the engine, and with it the page, when it finds a worker dead."""
+def text_if_any(port: int) -> str:
+    """The page; nothing where nobody serves it: where another process begins to, or vLLM ends.
+
+    It ends the engine, and with it the page, when it finds a worker dead.
+    """
     try:
-        return page(get(f"http://127.0.0.1:{port}/metrics"))
-    except OSError:
-        return {}
+        return get(f"http://127.0.0.1:{port}/metrics")
+    except (OSError, HTTPException):
+        return ""
 
 
 def by_rank(found: Page, metric: str) -> dict[str, int]:
@@ -159,7 +156,7 @@ def test_two_ranks_of_one_engine(path: Path, model: Path, tmp_path: Path) -> Non
         (engine,) = parse_page(text).engines
         assert [rank.rank for rank in engine.facts.ranks] == ["0", "1"]
         # One API server: vLLM's page is its registry. It reads snapshots, a second old, and the own page newer figures.
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while (theirs := settled(page(get(f"http://127.0.0.1:{server.api}/metrics")))) != settled(found):
             assert time.monotonic() < deadline, theirs.items() ^ settled(found).items()
             time.sleep(0.5)
@@ -169,8 +166,8 @@ def test_two_ranks_of_one_engine(path: Path, model: Path, tmp_path: Path) -> Non
         os.kill(killed, signal.SIGKILL)
         wait_for_end(killed)
         # The kernel lets go of what a process held a moment after its main thread has ended.
-        deadline = time.monotonic() + 20
-        while "0/1" in by_rank(page_if_any(server.port), names.MODEL_WEIGHTS_BYTES):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while "0/1" in by_rank(page(text_if_any(server.port)), names.MODEL_WEIGHTS_BYTES):
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
@@ -183,9 +180,7 @@ def test_two_stages_of_one_engine(path: Path, model: Path, tmp_path: Path) -> No
     with serving(path, model, tmp_path, *arguments) as server:
         for _ in range(2):
             complete(server.api, model, tuple(range(3, 203)))
-        # Snapshots are a second old.
-        time.sleep(2.5)
-        text = complete_page(server.port, ranks=2)
+        text = complete_page(server.port, ranks=2, requests=2)
         found = page(text)
         both = {"0/0", "0/1"}
         assert by_rank(found, names.KV_CACHE_CAPACITY_BYTES) == dict.fromkeys(both, BLOCKS * BLOCK_BYTES // 2)
@@ -213,8 +208,7 @@ def test_two_engines_and_two_api_servers(path: Path, model: Path, tmp_path: Path
     with serving(path, model, tmp_path, *arguments) as server:
         for request in range(6):
             complete(server.api, model, tuple(range(100 * request, 100 * request + 80)))
-        time.sleep(2.5)
-        text = complete_page(server.port, ranks=2)
+        text = complete_page(server.port, ranks=2, requests=6)
         found = page(text)
         both = {"0/0", "1/0"}
         assert by_rank(found, names.KV_CACHE_CAPACITY_BYTES) == dict.fromkeys(both, BLOCKS * BLOCK_BYTES)
@@ -227,12 +221,18 @@ def test_two_engines_and_two_api_servers(path: Path, model: Path, tmp_path: Path
         (build,) = (dict(labels) for name, labels in found if name == names.BUILD_INFO)
         assert build["pod_uid"] == POD_UID
         assert len(text) < 40_000
-        # Either API server may answer, and says the same.
-        theirs = [get(f"http://127.0.0.1:{server.api}/metrics") for _ in range(6)]
-        assert all(settled(page(one)) == settled(found) for one in theirs)
-        counted = re.findall(r"^vllm:prefix_cache_queries_total\{.*\} (\S+)$", theirs[-1], re.MULTILINE)
-        tokens = sum(value for (name, _), value in found.items() if name == names.LOOKUP_TOKENS)
-        assert sum(map(float, counted)) == tokens == 6 * 80
+        assert sum(value for (name, _), value in found.items() if name == names.LOOKUP_TOKENS) == 6 * 80
+        # Either API server may answer, and says the same; as soon as the snapshots that they read are those.
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            theirs = [get(f"http://127.0.0.1:{server.api}/metrics") for _ in range(6)]
+            differing = [settled(page(one)).items() ^ settled(found).items() for one in theirs]
+            counted = re.findall(r"^vllm:prefix_cache_queries_total\{.*\} (\S+)$", theirs[-1], re.MULTILINE)
+            if not any(differing) and sum(map(float, counted)) == 6 * 80:
+                break
+            assert time.monotonic() < deadline, (differing, counted)
+            time.sleep(0.5)
+            found = page(complete_page(server.port, ranks=2, requests=6))
 
 
 def kv_bytes(size: int) -> list[str]:
@@ -251,7 +251,7 @@ def processes(server: Server) -> dict[int, str]:
 
 def wait_for_end(pid: int) -> None:
     """Not our child: until the kernel has let go of what it held."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -263,82 +263,25 @@ def wait_for_end(pid: int) -> None:
     pytest.fail(f"process {pid} lives on")
 
 
-LIBRARY = """
-import json, os, sys, time, urllib.request
-
-if __name__ == "__main__":
-    if sys.argv[3] == "fork":
-        import multiprocessing
-        import vllm.v1.engine.utils as utils
-        # The CPU platform would have it spawn; elsewhere a library forks.
-        utils.get_mp_context = lambda: multiprocessing.get_context("fork")
-    from vllm import LLM, SamplingParams
-
-    llm = LLM(sys.argv[1], **json.loads(sys.argv[2]))
-    sampling = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
-    llm.generate([{"prompt_token_ids": list(range(3, 200))}], sampling)
-    time.sleep(2.5)
-    if os.environ.get("RANK", "0") == "0":
-        url = "http://127.0.0.1:" + os.environ["VLLM_RIGHTSIZER_PORT"] + "/metrics"
-        for _ in range(100):
-            try:
-                page = urllib.request.urlopen(url).read().decode()
-                if page.count("\\nvllm_rightsizer_model_weights_bytes{") == int(sys.argv[4]):
-                    break
-            except OSError:
-                page = ""
-            time.sleep(0.2)
-        print("RESULT" + json.dumps([page, os.getpid()]), flush=True)
-    else:
-        time.sleep(5)
-"""
-
-
-def run_library(path: Path, model: Path, folder: Path, launcher: list[str], ranks: int, **options: Any) -> Page:
-    script = folder / "library.py"
-    script.write_text(LIBRARY)
-    port = free_ports(1)[0]
-    start = "fork" if not launcher else "external"
-    process = subprocess.Popen(
-        [sys.executable, *launcher, str(script), str(model), json.dumps({**SIZES, **options}), start, str(ranks)],
-        env=environment(path, folder / "snapshots", port, **UNBOUND),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=folder,
-        start_new_session=True,
-    )
-    with stopped_after(process):
-        output = process.communicate(timeout=500)[0].decode()
-    results = [line.partition("RESULT")[2] for line in output.splitlines() if "RESULT" in line]
-    assert results, output[-4000:]
-    return page(json.loads(results[0])[0])
-
-
-def test_a_forked_engine(path: Path, model: Path, tmp_path: Path) -> None:
-    """vLLM loads its plugins before the fork, and not again in the engine's process: the hooks are there all the same,
-    and what the parent has counted is not counted twice."""
-    found = run_library(path, model, tmp_path, [], ranks=1, kv_cache_memory_bytes=BLOCKS * BLOCK_BYTES)
-    assert by_rank(found, names.KV_CACHE_CAPACITY_BYTES) == {"0/0": BLOCKS * BLOCK_BYTES}
-    assert by_rank(found, names.MODEL_WEIGHTS_BYTES) == {"0/0": weight_bytes(model)}
-    assert found[names.REQUESTS, (("engine", "0"),)] == 1
-    assert found[names.LOOKUP_TOKENS, (("engine", "0"),)] == 197
-    assert no_errors(found)
-
-
 def test_ranks_that_torchrun_starts(path: Path, model: Path, tmp_path: Path) -> None:
     """Each rank runs the scheduler for itself: one engine all the same, with a series a rank."""
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_ports(1)[0])]
-    found = run_library(
-        path,
-        model,
+    options = {
+        **SIZES,
+        "kv_cache_memory_bytes": BLOCKS * BLOCK_BYTES // 2,
+        "tensor_parallel_size": 2,
+        "distributed_executor_backend": "external_launcher",
+        "seed": 0,
+    }
+    script = Script(
+        Path(__file__).with_name("library.py"),
+        [str(model), json.dumps(options), "2"],
         tmp_path,
-        launcher,
-        ranks=2,
-        kv_cache_memory_bytes=BLOCKS * BLOCK_BYTES // 2,
-        tensor_parallel_size=2,
-        distributed_executor_backend="external_launcher",
-        seed=0,
+        {"PYTHONPATH": str(path)},
+        launcher=launcher,
     )
+    (result,) = script.results()
+    found = page(result["page"])
     both = {"0/0", "0/1"}
     assert by_rank(found, names.KV_CACHE_CAPACITY_BYTES) == dict.fromkeys(both, BLOCKS * BLOCK_BYTES // 2)
     assert set(by_rank(found, names.MODEL_WEIGHTS_BYTES)) == both

@@ -12,7 +12,8 @@ from vllm_plugin import names
 from vllm_plugin.override import fraction_of
 from vllm_rightsizer.demo.model import BLOCK_BYTES, BLOCK_TOKENS
 
-from .scripts import Script, engine_info, samples
+from .scripts import Script, engine_info, hooks_at_fault, samples
+from .test_server import weight_bytes
 
 pytestmark = pytest.mark.engine
 
@@ -46,6 +47,10 @@ def test_it_is_found_measured_and_sized(model: Path, tmp_path: Path) -> None:
     # Triton's own logger of statistics goes on counting beside the plugin.
     assert mine[names.LOOKUP_TOKENS, ""] == found["prompt_tokens"] == 100 + 130
     assert mine[names.HIT_TOKENS, ""] == 3 * BLOCK_TOKENS
+    # The hooks are there, and what they counted before the fork is not counted twice.
+    assert mine[names.REQUESTS, ""] == 2
+    assert mine[names.MODEL_WEIGHTS_BYTES, "0"] == weight_bytes(model)
+    assert hooks_at_fault(found["page"]) == set()
     info = engine_info(found["page"])
     assert (info["override"], info["applied_kv_cache_memory_bytes"]) == (names.OVERRIDE_APPLIED, str(ASKED))
     fraction = fraction_of(CLAIM, int(mine[names.GPU_MEMORY_TOTAL_BYTES, "0"]))

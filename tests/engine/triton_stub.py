@@ -13,26 +13,13 @@ import os
 import sys
 import threading
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
-_PATIENCE_SECONDS = 180.0
+from pages import PATIENCE_SECONDS, settled_page
 
-
-def page() -> str:
-    """The plugin's page once the worker's figures stand on it."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            address = f"http://127.0.0.1:{os.environ['VLLM_RIGHTSIZER_PORT']}/metrics"
-            with urllib.request.urlopen(address, timeout=10) as answer:
-                text = str(answer.read().decode())
-        except OSError:
-            text = ""
-        if "model_weights_bytes" in text or time.monotonic() > deadline:
-            return text
-        time.sleep(0.5)
+ENDS = (110, 140)
+"""Of the prompts, which begin at 10."""
 
 
 class Backend:
@@ -110,10 +97,15 @@ class Backend:
 
 def main(folder: Path, start_method: str) -> None:
     backend = Backend(folder, start_method)
-    answers = [backend.generate(list(range(10, end))) for end in (110, 140)]
-    time.sleep(2)
+    prompts = [list(range(10, end)) for end in ENDS]
+    answers = [backend.generate(prompt) for prompt in prompts]
+    page = settled_page(ranks=1, requests=len(prompts))
+    # Its statistics are told after the answers.
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while backend.prompt_tokens < sum(map(len, prompts)) and time.monotonic() < deadline:
+        time.sleep(0.1)
     children = [type(child).__name__ for child in multiprocessing.active_children()]
-    found = {"answers": answers, "prompt_tokens": backend.prompt_tokens, "page": page(), "children": children}
+    found = {"answers": answers, "prompt_tokens": backend.prompt_tokens, "page": page, "children": children}
     print("RESULT" + json.dumps(found), flush=True)
     backend.stop()
 
