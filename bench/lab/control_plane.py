@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from bench.lab.certificates import Authority, KeyPair, signing_key
-from bench.lab.client import ApiClient, StatusError
+from bench.lab.client import ApiClient, Raw, StatusError, documents
 from bench.lab.programs import LabError, folder_with, start
 from vllm_rightsizer.demo.ports import free_ports
 from vllm_rightsizer.demo.processes import Program
@@ -38,6 +38,8 @@ time."""
 
 
 POD_ADDRESSES = "10.244.0.0/16"
+API_SERVICE = "10.96.0.1"
+"""Where pods reach the API server: the first address for Services."""
 
 
 class ControlPlane:
@@ -63,7 +65,7 @@ class ControlPlane:
         self._authority = Authority(folder / "pki")
         self.ca_file = self._authority.files.certificate
         self._tokens = signing_key(folder / "pki" / "service-accounts.key")
-        hosts = (address, "localhost", "kubernetes.default.svc", "10.96.0.1")
+        hosts = (address, "localhost", "kubernetes.default.svc", API_SERVICE)
         self._serving = self._authority.issue("kube-apiserver", hosts=hosts)
         self._towards_kubelets = self.user("kube-apiserver-kubelet-client", "system:masters")
         self.admin = self.user("admin", "system:masters")
@@ -85,6 +87,8 @@ class ControlPlane:
         )
         try:
             self._start_api_server()
+            # It makes its own namespaces after it says that it is ready, this one last.
+            self.wait_for(lambda: self.exists("/api/v1/namespaces/kube-node-lease"), "its namespaces", self._api_server)
         except BaseException:
             self.stop()
             raise
@@ -130,11 +134,27 @@ class ControlPlane:
         return name
 
     def install_crds(self, folder: Path) -> None:
-        """Apply the definitions in `folder`, and wait until objects of their kinds can be made."""
-        for definition in self.client.apply_files(*sorted(folder.glob("*.yaml"))):
-            names, version = definition["spec"]["names"], definition["spec"]["versions"][0]["name"]
-            path = f"/apis/{definition['spec']['group']}/{version}/{names['plural']}"
-            self.wait_for(partial(self.exists, path), names["kind"])
+        """Those in `folder`."""
+        self.define(*(definition for file in sorted(folder.glob("*.yaml")) for definition in documents(file)))
+
+    def define(self, *definitions: Raw) -> None:
+        """Apply CustomResourceDefinitions, and wait until objects of their kinds can be made and followed."""
+        for spec in [self.client.apply(definition)["spec"] for definition in definitions]:
+            for version in spec["versions"]:
+                if version["served"]:
+                    self.wait_for(partial(self._serves, spec, version["name"]), spec["names"]["kind"])
+
+    def _serves(self, definition: Raw, version: str) -> bool:
+        """Objects can be read before the kind is established, and before it is listed among the group's."""
+        root, plural = f"/apis/{definition['group']}/{version}", definition["names"]["plural"]
+        if not self.exists(root) or not self.exists(f"{root}/{plural}"):
+            return False
+        if not any(listed["name"] == plural for listed in self.client.get(root)["resources"]):
+            return False
+        # Lists are answered while watches are still put off.
+        query = {"watch": "true", "timeoutSeconds": "1"}
+        with self.client.http.stream("GET", f"{root}/{plural}", params=query) as answer:
+            return answer.status_code == 200
 
     def start_controller_manager(self) -> None:
         """Deployments, StatefulSets, Jobs and the like make pods from now on. Does nothing where it runs."""
@@ -159,6 +179,8 @@ class ControlPlane:
                 # The defaults delay the first pods by seconds.
                 "--kube-api-qps=300",
                 "--kube-api-burst=600",
+                # A node that comes late to its turn on a busy machine is not gone, nor are its pods.
+                "--node-monitor-grace-period=10m",
                 "--bind-address=127.0.0.1",
                 f"--secure-port={port}",
             ],

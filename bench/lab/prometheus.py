@@ -18,7 +18,7 @@ from bench.lab.programs import LabError, folder_with, start
 from vllm_rightsizer.demo.ports import free_ports
 from vllm_rightsizer.demo.processes import Program
 
-_UP_SECONDS = 60.0
+_UP_SECONDS = 180.0
 
 Series = tuple[dict[str, str], float]
 """Labels and value of one series of an instant query."""
@@ -63,14 +63,15 @@ class PromQL:
         ((_, value),) = self.query(expression)
         return value
 
-    def becomes(self, expression: str, expected: float | Callable[[list[Series]], bool], seconds: float = 60) -> None:
+    def becomes(self, expression: str, expected: float | Callable[[list[Series]], bool], seconds: float = 180) -> None:
         """Look until the one series has that value, or the series are such. Raises `LabError` with what was last."""
         deadline = time.monotonic() + seconds
         seen: object = None
         while time.monotonic() < deadline:
             try:
                 seen = found = self.query(expression)
-            except (httpx.HTTPError, ValueError, KeyError) as error:
+            except (httpx.HTTPError, LabError, ValueError, KeyError) as error:
+                # Of several servers one may not be there yet.
                 seen = error
             else:
                 holds = expected(found) if callable(expected) else [value for _, value in found] == [expected]

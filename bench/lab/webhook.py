@@ -40,6 +40,12 @@ def install(plane: ControlPlane) -> None:
         plane.client.apply_files(MANIFESTS / f"{name}.yaml")
 
 
+def allow(plane: ControlPlane, seconds: int) -> None:
+    """Have the API server wait so long for the webhook's answer."""
+    patch = [{"op": "replace", "path": "/webhooks/0/timeoutSeconds", "value": seconds}]
+    plane.client.patch(CONFIGURATION, patch, "json")
+
+
 class Webhook:
     """One replica of `vllm-rightsizer webhook`, with the rights that are shipped. It publishes its own authority.
 
@@ -93,6 +99,10 @@ class Webhook:
         """Its address goes from behind the Service."""
         self._serve_the_service(False)
 
+    def come_back(self) -> None:
+        """It stands there again."""
+        self._serve_the_service(True)
+
     def ready(self) -> bool:
         try:
             return self.http("/readyz").status_code == 200
@@ -103,7 +113,7 @@ class Webhook:
         """What the process answers on `path`, to one who believes only the published authority."""
         context = ssl.create_default_context(cadata=self.published().decode())
         url = f"https://{self.address}:{self.port}{path}"
-        return httpx.get(url, verify=context, trust_env=False, timeout=5)
+        return httpx.get(url, verify=context, trust_env=False, timeout=30)
 
     def _trouble(self) -> str:
         """What the process itself says, whatever its certificate is."""

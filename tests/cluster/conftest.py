@@ -10,9 +10,9 @@ import pytest
 
 from bench.lab.control_plane import ControlPlane, running
 from bench.lab.programs import ROOT, folder_with
-from bench.lab.webhook import Webhook, install
+from bench.lab.webhook import Webhook, allow, install
 
-from .pods import OPTED_IN, injected, vllm_pod
+from .pods import OPTED_IN, PATIENCE_SECONDS, injected, vllm_pod
 
 HERE = Path(__file__).parent
 
@@ -49,8 +49,10 @@ def crds(control_plane: ControlPlane) -> ControlPlane:
 
 @pytest.fixture(scope="session")
 def webhook(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webhook]:
-    """Our webhook as it is shipped, called by the API server for opted-in namespaces."""
+    """Our webhook as it is shipped, called by the API server for opted-in namespaces, and waited for: on a busy machine
+    two seconds may pass before it has its turn."""
     install(crds)
+    allow(crds, PATIENCE_SECONDS)
     made = Webhook(crds, tmp_path_factory.mktemp("webhook"))
     try:
         made.start()
@@ -64,8 +66,10 @@ def webhook(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Ite
         made.stop()
 
 
-@pytest.fixture
-def controllers(control_plane: ControlPlane) -> ControlPlane:
-    """The same, with kube-controller-manager: Deployments, StatefulSets, Jobs and the like make their pods."""
+@pytest.fixture(scope="module")
+def controllers(control_plane: ControlPlane) -> Iterator[ControlPlane]:
+    """The same, with kube-controller-manager: Deployments, StatefulSets, Jobs and the like make their pods. Not for
+    other modules: there nobody else is to make anything, or to remove it."""
     control_plane.start_controller_manager()
-    return control_plane
+    yield control_plane
+    control_plane.stop_controller_manager()

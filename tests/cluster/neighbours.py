@@ -15,7 +15,7 @@ from typing import Any
 from bench.lab.certificates import Authority
 from bench.lab.control_plane import ControlPlane
 
-from .pods import OPTED_IN, Raw
+from .pods import Raw
 
 _CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 Change = Callable[[Raw], list[Raw]]
@@ -23,10 +23,13 @@ Change = Callable[[Raw], list[Raw]]
 
 
 @contextlib.contextmanager
-def neighbour(plane: ControlPlane, folder: Path, name: str, change: Change, reinvocation: str) -> Iterator[list[Raw]]:
-    """A webhook named `name` for the pods of opted-in namespaces; yields the pods that it was sent.
+def neighbour(
+    plane: ControlPlane, folder: Path, name: str, namespace: str, change: Change, reinvocation: str
+) -> Iterator[list[Raw]]:
+    """A webhook named `name` for the pods of one namespace; yields the pods that it was sent.
 
-    The API server calls webhooks in the order of their configurations' names.
+    The API server calls webhooks in the order of their configurations' names, and this one a moment longer than it is
+    there: so no other namespace may be its own.
     """
     authority = Authority(folder / name)
     pair = authority.issue("neighbour", hosts=("127.0.0.1",))
@@ -55,7 +58,7 @@ def neighbour(plane: ControlPlane, folder: Path, name: str, change: Change, rein
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.certificate, pair.key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     bundle = base64.b64encode(authority.files.certificate.read_bytes()).decode()
     url = f"https://127.0.0.1:{server.server_address[1]}/"
@@ -66,7 +69,7 @@ def neighbour(plane: ControlPlane, folder: Path, name: str, change: Change, rein
                 "name": "pods.example.test",
                 "clientConfig": {"url": url, "caBundle": bundle},
                 "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}],
-                "namespaceSelector": {"matchLabels": OPTED_IN},
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
                 "admissionReviewVersions": ["v1"],
                 "sideEffects": "None",
                 "failurePolicy": "Fail",

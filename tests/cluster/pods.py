@@ -31,6 +31,8 @@ CONTAINER = "vllm"
 OPTED_IN = {LABEL_INJECT: "enabled"}
 AUTOMATED = {ANNOTATION_AUTO: "true"}
 KV_BYTES = 4 << 30
+PATIENCE_SECONDS = 20
+"""So long the API server waits for the webhook where its answer counts."""
 FLAGS = ["--gpu-memory-utilization=0.2625", f"--kv-cache-memory-bytes={KV_BYTES}"]
 
 

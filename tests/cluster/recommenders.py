@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from bench.lab.client import StatusError, documents
 from bench.lab.control_plane import ControlPlane
 from bench.lab.programs import ROOT, start
 from recommender.api.workloads import WorkloadRef, recommendation_name
@@ -19,14 +20,15 @@ from vllm_rightsizer.demo.ports import free_ports
 from vllm_rightsizer.demo.processes import Program
 
 from .pods import CONTAINER, OPTED_IN, template, vllm_pod
+from .single_rights import holds
 
 Raw = dict[str, Any]
 
 NAMESPACE = "vllm-rightsizer"
 ACCOUNT = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/vllm-rightsizer-recommender"
 MANIFESTS = ROOT / "deploy" / "kubernetes"
-HASTY = {"observationWindow": "24s", "windowCoverage": 5, "minRequests": 100}
-"""A policy of a day of seconds."""
+HASTY = {"observationWindow": "48s", "windowCoverage": 2.5, "minRequests": 100}
+"""Seconds in the place of hours: an interval is as long as a round, and a size follows from a few of them."""
 RULE_OF_CLAIMS = {
     "apiGroups": ["resource.k8s.io"],
     "resources": ["resourceclaimtemplates"],
@@ -36,8 +38,11 @@ RULE_OF_CLAIMS = {
 
 
 def install(plane: ControlPlane) -> None:
-    """Its rights, as they are shipped."""
+    """Its rights, as they are shipped; those of the cluster hold then, which takes an API server a moment."""
     plane.client.apply_files(MANIFESTS / "namespace.yaml", MANIFESTS / "recommender-rbac.yaml")
+    [rules] = [one["rules"] for one in documents(MANIFESTS / "recommender-rbac.yaml") if one["kind"] == "ClusterRole"]
+    user = f"system:serviceaccount:{NAMESPACE}:vllm-rightsizer-recommender"
+    plane.wait_for(lambda: holds(plane, user, rules), "rights of the recommender")
 
 
 def kubeconfig(plane: ControlPlane, folder: Path, url: str | None = None) -> Path:
@@ -98,7 +103,7 @@ class RecommenderProcess:
     def answer(self, path: str) -> str:
         """What it says on `path`, whatever the status."""
         try:
-            return httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False, timeout=5).text
+            return httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False, timeout=30).text
         except httpx.TransportError as error:
             return str(error)
 
@@ -172,7 +177,13 @@ def path_of(namespace: str, workload: WorkloadRef, container: str = CONTAINER) -
 
 def found(plane: ControlPlane, path: str) -> Raw:
     """The object at `path`; an empty one where there is none."""
-    return plane.client.get(path) if plane.exists(path) else {}
+    try:
+        return plane.client.get(path)
+    except StatusError as error:
+        # 429: the storage of a new kind is being made.
+        if error.code not in (404, 429):
+            raise
+        return {}
 
 
 def condition(obj: Raw, type_: str) -> Raw:
@@ -186,7 +197,7 @@ def told(plane: ControlPlane, namespace: str, name: str, reason: str) -> Raw:
     def events() -> list[Raw]:
         return [one for one in events_of(plane, namespace, name) if one["reason"] == reason]
 
-    plane.wait_for(events, f"event {reason}", seconds=60)
+    plane.wait_for(events, f"event {reason}")
     [event] = events()
     return event
 

@@ -107,12 +107,12 @@ def older_chart(folder: Path) -> Path:
     return made
 
 
-def deleted_at(plane: ControlPlane, path: str, since: str) -> dict[str, int]:
-    """When, in the order of the whole cluster, each object of a collection was deleted after the version `since`."""
-    query = {"watch": "true", "resourceVersion": since, "timeoutSeconds": "1"}
-    events = [json.loads(line) for line in plane.client.http.get(path, params=query).text.splitlines()]
-    return {
-        event["object"]["metadata"]["name"]: int(event["object"]["metadata"]["resourceVersion"])
-        for event in events
-        if event["type"] == "DELETED"
-    }
+def first_deleted_at(plane: ControlPlane, path: str, since: str) -> int:
+    """When, in the order of the whole cluster, the first object of a collection was deleted after the version `since`;
+    waited for."""
+    query = {"watch": "true", "resourceVersion": since, "timeoutSeconds": "120"}
+    with plane.client.http.stream("GET", path, params=query, timeout=150) as answer:
+        for event in map(json.loads, answer.iter_lines()):
+            if event["type"] == "DELETED":
+                return int(event["object"]["metadata"]["resourceVersion"])
+    raise AssertionError(f"nothing was deleted from {path}")

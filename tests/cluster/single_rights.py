@@ -47,7 +47,7 @@ def said(trouble: str | None) -> set[Right]:
 async def until(condition: Callable[[], bool], now: Callable[[], object]) -> None:
     """Until it holds; otherwise it is told how it stands `now`."""
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while not condition():
                 await asyncio.sleep(0.02)
     except TimeoutError:
@@ -74,6 +74,7 @@ def holds(plane: ControlPlane, name: str, rules: list[Raw]) -> bool:
 
 def define(plane: ControlPlane) -> None:
     """Definitions of the kinds of others: any object is one."""
+    definitions = []
     for resource in FOREIGN:
         version = {
             "name": resource.version,
@@ -85,7 +86,7 @@ def define(plane: ControlPlane) -> None:
         metadata: Raw = {"name": f"{resource.plural}.{resource.group}"}
         if resource.group.endswith("x-k8s.io"):
             metadata["annotations"] = {"api-approved.kubernetes.io": "unapproved, of a test"}
-        plane.client.apply(
+        definitions.append(
             {
                 "apiVersion": "apiextensions.k8s.io/v1",
                 "kind": "CustomResourceDefinition",
@@ -93,5 +94,4 @@ def define(plane: ControlPlane) -> None:
                 "spec": {"group": resource.group, "scope": "Namespaced", "names": names, "versions": [version]},
             }
         )
-    for resource in FOREIGN:
-        plane.wait_for(lambda resource=resource: plane.exists(resource.path()), str(resource))
+    plane.define(*definitions)

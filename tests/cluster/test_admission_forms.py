@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
-
 import pytest
 from webhook_cases import UNTOUCHED, Form
 from webhook_wild_forms import ALL_FORMS
@@ -27,27 +25,38 @@ from .pods import (
     without_server_fields,
 )
 
-_numbers = count(1)
+WORKLOADS = {form.name: WorkloadRef("apps", "Deployment", f"form-{at}") for at, form in enumerate(ALL_FORMS)}
 
 
 @pytest.fixture(scope="module")
 def namespace(webhook: Webhook) -> str:
-    return webhook.plane.namespace("forms", OPTED_IN)
+    """With a recommendation for each form: when its turn comes, the webhook has heard of it."""
+    made = webhook.plane.namespace("forms", OPTED_IN)
+    for form in ALL_FORMS:
+        if form.becomes != UNTOUCHED:
+            store_recommendation(webhook.plane, made, WORKLOADS[form.name], _pod(form), "main")
+    return made
+
+
+def _pod(form: Form) -> Raw:
+    pod = vllm_pod(annotations=AUTOMATED)
+    pod["spec"]["containers"] = [form.container()]
+    return owned(pod, WORKLOADS[form.name])
 
 
 @pytest.mark.parametrize("form", ALL_FORMS, ids=lambda form: form.name)
 def test_admitted(webhook: Webhook, namespace: str, form: Form) -> None:
-    plane = webhook.plane
-    pod = vllm_pod(annotations=AUTOMATED)
-    pod["spec"]["containers"] = [form.container()]
-    workload = WorkloadRef("apps", "Deployment", f"form-{next(_numbers)}")
-    pod = owned(pod, workload)
+    plane, pod = webhook.plane, _pod(form)
     if form.becomes == UNTOUCHED:
         assert not injected(tried(plane, namespace, pod))
         return
-    store_recommendation(plane, namespace, workload, pod, "main")
-    plane.wait_for(lambda: _sized(tried(plane, namespace, pod), in_flags=isinstance(form.becomes, list)), form.name)
-    once = tried(plane, namespace, pod)
+    once: Raw = {}
+
+    def sized() -> bool:
+        once.update(tried(plane, namespace, pod))
+        return _sized(once, in_flags=isinstance(form.becomes, list))
+
+    plane.wait_for(sized, form.name)
     kept = {key: once["metadata"][key] for key in ("name", "labels", "annotations", "ownerReferences")}
     twice = tried(plane, namespace, without_server_fields(once) | {"metadata": kept})
     assert without_server_fields(twice) == without_server_fields(once)

@@ -79,7 +79,7 @@ def test_in_whatever_order_they_are_called(
     if change is _adds_an_argument:
         ran["spec"]["containers"][0]["args"].append("--enable-log-requests")
     recommend(plane, namespace, LLAMA, ran)
-    with neighbour(plane, tmp_path, name, change, reinvocation) as seen:
+    with neighbour(plane, tmp_path, name, namespace, change, reinvocation) as seen:
         plane.wait_for(lambda: plane.client.create(pods, pod, dryRun="All") and seen, "call of the neighbour")
         seen.clear()
         stored = plane.client.create(pods, pod)

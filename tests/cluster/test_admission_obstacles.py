@@ -5,11 +5,12 @@ Each pod is admitted with the plugin, or left alone with a reason; none is refus
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from bench.lab.client import StatusError
 from bench.lab.webhook import Webhook
 from recommender.api.plugin_wheel import plugin_map_name
 from vllm_plugin.names import ANNOTATION_SKIPPED
@@ -22,28 +23,39 @@ WAYS = {
     "init-container": ("--injection=init-container", "--injector-image=example.test/vllm-rightsizer:1"),
     "image-volume": ("--injection=image-volume", "--injector-image=example.test/vllm-rightsizer:1"),
 }
+LEVEL = "pod-security.kubernetes.io/enforce"
 LIMITS = {"cpu": "4", "memory": "32Gi", "nvidia.com/gpu": "1"}
 
 
+@pytest.fixture(scope="module")
+def told(webhook: Webhook) -> Iterator[Callable[[tuple[str, ...]], None]]:
+    """Starts the webhook with other options, where it does not have them; at the end it has those of before."""
+
+    def start(options: tuple[str, ...]) -> None:
+        if options != webhook.options:
+            webhook.stop()
+            webhook.options = options
+            webhook.start()
+
+    before = webhook.options
+    yield start
+    start(before)
+
+
 @pytest.fixture(scope="module", params=WAYS)
-def way(request: pytest.FixtureRequest, webhook: Webhook) -> Iterator[str]:
-    """The webhook as it injects in one of its ways."""
+def way(request: pytest.FixtureRequest, told: Callable[[tuple[str, ...]], None]) -> str:
+    """The webhook injects in one of its ways."""
     name = str(request.param)
-    if WAYS[name]:
-        webhook.stop()
-        webhook.options = WAYS[name]
-        webhook.start()
-    yield name
-    if WAYS[name]:
-        webhook.stop()
-        webhook.options = ()
-        webhook.start()
+    told(WAYS[name])
+    return name
 
 
 @pytest.fixture
 def namespace(request: pytest.FixtureRequest, webhook: Webhook, way: str) -> str:
+    """Opted in, with the labels that the test asks for: those of a namespace that is there already would be known a
+    moment later."""
     test = request.node.originalname.removeprefix("test_").replace("_", "-")[:40].strip("-")
-    return webhook.plane.namespace(f"{test}-{way}", OPTED_IN)
+    return webhook.plane.namespace(f"{test}-{way}", {**OPTED_IN, **getattr(request, "param", {})})
 
 
 def _pod(**container: Any) -> Raw:
@@ -78,16 +90,18 @@ def _left_alone(stored: Raw) -> str:
     return str(stored["metadata"]["annotations"][ANNOTATION_SKIPPED])
 
 
+@pytest.mark.parametrize("namespace", [{LEVEL: "restricted"}], indirect=True, ids=["restricted"])
 def test_restricted(webhook: Webhook, namespace: str, way: str) -> None:
     """Pod Security refuses a container without a seccomp profile or with a way to more privileges."""
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    webhook.plane.client.patch(f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": labels}})
+    with pytest.raises(StatusError, match="violates PodSecurity"):
+        tried(webhook.plane, namespace, _pod())
     _arrived(tried(webhook.plane, namespace, _restricted(_pod())), way)
 
 
+@pytest.mark.parametrize("namespace", [{LEVEL: "baseline"}], indirect=True, ids=["baseline"])
 def test_baseline(webhook: Webhook, namespace: str, way: str) -> None:
-    labels = {"pod-security.kubernetes.io/enforce": "baseline"}
-    webhook.plane.client.patch(f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": labels}})
+    with pytest.raises(StatusError, match="violates PodSecurity"):
+        tried(webhook.plane, namespace, _pod(securityContext={"privileged": True}))
     _arrived(tried(webhook.plane, namespace, _pod()), way)
 
 
@@ -110,6 +124,9 @@ def test_a_limit_range(webhook: Webhook, namespace: str, way: str) -> None:
     limits = [{"type": "Container", "min": {"memory": "64Mi", "cpu": "100m"}, "maxLimitRequestRatio": {"cpu": "4"}}]
     path = f"/api/v1/namespaces/{namespace}/limitranges"
     webhook.plane.client.create(path, {"metadata": {"name": "least"}, "spec": {"limits": limits}})
+    little = {"requests": LIMITS | {"memory": "1Mi"}, "limits": LIMITS | {"memory": "1Mi"}}
+    with pytest.raises(StatusError, match="minimum memory usage per Container is 64Mi"):
+        tried(webhook.plane, namespace, _pod(resources=little))
     _arrived(tried(webhook.plane, namespace, _pod(resources={"requests": LIMITS, "limits": LIMITS})), way)
 
 
@@ -210,9 +227,9 @@ def test_vllm_as_a_native_sidecar(webhook: Webhook, namespace: str, way: str) ->
 def _quota(webhook: Webhook, namespace: str, hard: dict[str, str]) -> None:
     """A quota in force. A controller would copy its limits to the status; here that is done by hand."""
     path = f"/api/v1/namespaces/{namespace}/resourcequotas"
-    made = webhook.plane.client.create(path, {"metadata": {"name": "most"}, "spec": {"hard": hard}})
+    webhook.plane.client.create(path, {"metadata": {"name": "most"}, "spec": {"hard": hard}})
     status = {"hard": hard, "used": dict.fromkeys(hard, "0")}
-    webhook.plane.client.update(f"{path}/most/status", made | {"status": status})
+    webhook.plane.client.patch(f"{path}/most/status", {"status": status})
     outside = {"spec": {"containers": [{"name": "x", "image": "x"}]}, "metadata": {"name": "x"}}
 
     def holds() -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.lab.client import documents
 from bench.lab.control_plane import ControlPlane
 from bench.lab.programs import folder_with, start
 from bench.lab.webhook import Webhook
@@ -29,9 +30,8 @@ def rollouts(
     plane = webhook.plane
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         binaries = folder_with("argo-rollouts")
-    definitions = [file for file in (binaries / "crds").glob("*.yaml") if file.name != "kustomization.yaml"]
-    plane.client.apply_files(*definitions)
-    plane.wait_for(lambda: plane.exists("/apis/argoproj.io/v1alpha1/rollouts"), "Rollout")
+    files = [file for file in (binaries / "crds").glob("*.yaml") if file.name != "kustomization.yaml"]
+    plane.define(*(definition for file in files for definition in documents(file)))
     webhook.stop()
     webhook.start()
     plane.start_controller_manager()

@@ -102,7 +102,7 @@ def test_one_that_goes_by_the_usage_or_by_gpu_memory_is_pointed_out(
         pod["metadata"]["ownerReferences"] = [{**LLAMA, "uid": owner["metadata"]["uid"], "controller": True}]
         client.create(f"/api/v1/namespaces/{namespace}/pods", pod)
         run(crds, namespace, "llama-0")
-        crds.wait_for(lambda: figure(recommender, "kv_demand_ratio", namespace=namespace) == 0.25, "ratio", seconds=60)
+        crds.wait_for(lambda: figure(recommender, "kv_demand_ratio", namespace=namespace) == 0.25, "ratio")
         assert condition(found(crds, path), "AutoscalerConflict") == {}
 
         target = {"type": "AverageValue", "averageValue": "800m"}
@@ -110,21 +110,20 @@ def test_one_that_goes_by_the_usage_or_by_gpu_memory_is_pointed_out(
         autoscaler: Raw = {"metadata": {"name": "busy"}, "spec": {"scaleTargetRef": LLAMA, "maxReplicas": 4}}
         autoscaler["spec"]["metrics"] = [metric]
         client.create(HPAS.format(namespace), autoscaler)
-        crds.wait_for(lambda: condition(found(crds, path), "AutoscalerConflict"), "condition", seconds=60)
+        crds.wait_for(lambda: condition(found(crds, path), "AutoscalerConflict"), "condition")
         said = condition(found(crds, path), "AutoscalerConflict")
         assert (said["status"], said["reason"]) == ("True", "ScaledByPoolUsage")
         assert f"HorizontalPodAutoscaler busy by {USAGE}" in said["message"]
         assert told(crds, namespace, path.rpartition("/")[2], "ScaledByPoolUsage")["type"] == "Warning"
-        crds.wait_for(lambda: conflicts("ScaledByPoolUsage") == 1, "count", seconds=60)
+        crds.wait_for(lambda: conflicts("ScaledByPoolUsage") == 1, "count")
 
         metric["pods"]["metric"]["name"] = MEMORY
         client.patch(f"{HPAS.format(namespace)}/busy", {"spec": {"metrics": [metric]}})
         crds.wait_for(
             lambda: condition(found(crds, path), "AutoscalerConflict").get("reason") == "ScaledByGPUMemory",
             "other reason",
-            seconds=60,
         )
-        crds.wait_for(lambda: conflicts("ScaledByGPUMemory") == 1, "count", seconds=60)
+        crds.wait_for(lambda: conflicts("ScaledByGPUMemory") == 1, "count")
         assert conflicts("ScaledByPoolUsage") is None
         said = condition(found(crds, path), "AutoscalerConflict")
         assert f"HorizontalPodAutoscaler busy by {MEMORY}. A smaller KV cache lowers" in said["message"]
@@ -132,12 +131,10 @@ def test_one_that_goes_by_the_usage_or_by_gpu_memory_is_pointed_out(
 
         metric["pods"]["metric"]["name"] = "vllm:num_requests_waiting"
         client.patch(f"{HPAS.format(namespace)}/busy", {"spec": {"metrics": [metric]}})
-        crds.wait_for(lambda: not condition(found(crds, path), "AutoscalerConflict"), "end of it", seconds=60)
-        crds.wait_for(lambda: conflicts("ScaledByGPUMemory") is None, "end of it", seconds=60)
+        crds.wait_for(lambda: not condition(found(crds, path), "AutoscalerConflict"), "end of it")
+        crds.wait_for(lambda: conflicts("ScaledByGPUMemory") is None, "end of it")
         client.delete(f"/api/v1/namespaces/{namespace}/pods/llama-0", gracePeriodSeconds="0")
-        crds.wait_for(
-            lambda: figure(recommender, "kv_demand_ratio", namespace=namespace) is None, "end of the ratio", seconds=60
-        )
+        crds.wait_for(lambda: figure(recommender, "kv_demand_ratio", namespace=namespace) is None, "end of the ratio")
 
 
 @pytest.mark.e2e
@@ -145,10 +142,9 @@ async def test_scaled_objects(crds: ControlPlane, request: pytest.FixtureRequest
     """By KEDA's own definition; followed with the rights that are shipped."""
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         definition = folder_with(KEDA) / KEDA
-    crds.client.apply_files(definition)
+    crds.define(*documents(definition))
     namespace = crds.namespace("scaled-objects")
     scaled_objects = SCALED_OBJECTS.format(namespace)
-    crds.wait_for(lambda: crds.exists(scaled_objects), "ScaledObject")
     made = accepted(crds, scaled_objects, EXAMPLES / "autoscaling-keda.yaml")
     queries = {"harmless": "sum(vllm:num_requests_waiting)", "busy": f"max({USAGE})", "full": f"avg({MEMORY})"}
     for name, query in queries.items():
@@ -164,7 +160,7 @@ async def test_scaled_objects(crds: ControlPlane, request: pytest.FixtureRequest
         return [raw["metadata"]["name"] for raw in raws]
 
     try:
-        async with objects.following(), asyncio.timeout(60):
+        async with objects.following(), asyncio.timeout(180):
             while not objects.synced or kept() != ["busy", "full"]:
                 await asyncio.sleep(0.05)
             for name in kept():

@@ -44,12 +44,11 @@ def cert_manager(
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         binaries = folder_with("cert-manager-controller", "cert-manager-cainjector", "helm")
     folder = tmp_path_factory.mktemp("cert-manager")
-    for file in sorted(binaries.glob("crd-*.yaml")):
-        for definition in documents(file):
-            # They are parts of a chart, whose words stand in the labels.
-            del definition["metadata"]["labels"]
-            crds.client.apply(definition)
-    crds.wait_for(lambda: crds.exists(f"/apis/{KINDS}/certificates"), "Certificate")
+    definitions = [definition for file in sorted(binaries.glob("crd-*.yaml")) for definition in documents(file)]
+    for definition in definitions:
+        # They are parts of a chart, whose words stand in the labels.
+        del definition["metadata"]["labels"]
+    crds.define(*definitions)
     [metrics] = free_ports(1)
     common = [f"--kubeconfig={crds.kubeconfig}", "--leader-elect=false"]
     programs: list[Program] = []
@@ -167,7 +166,14 @@ def test_cert_manager_issues_renews_and_injects(installation: Installation, read
 
 def _renew(plane: ControlPlane, name: str) -> None:
     """As `cmctl renew` does, in the namespace of that name."""
-    path = f"/apis/{KINDS}/namespaces/{name}/certificates/{name}/status"
+    path = f"/apis/{KINDS}/namespaces/{name}/certificates/{name}"
+
+    def issued() -> bool:
+        conditions = plane.client.get(path).get("status", {}).get("conditions", ())
+        return [(one["type"], one["status"]) for one in conditions] == [("Ready", "True")]
+
+    # The Secret is written first.
+    plane.wait_for(issued, "end of the first issuance")
     condition = {
         "type": "Issuing",
         "status": "True",
@@ -175,9 +181,8 @@ def _renew(plane: ControlPlane, name: str) -> None:
         "message": "by hand",
         "lastTransitionTime": "2026-11-01T12:00:00Z",
     }
-    stored = plane.client.get(path)
-    stored["status"]["conditions"] = [*stored["status"].get("conditions", ()), condition]
-    plane.client.update(path, stored)
+    patch = [{"op": "add", "path": "/status/conditions/-", "value": condition}]
+    plane.client.patch(f"{path}/status", patch, "json")
 
 
 @pytest.mark.parametrize("issuer", [{}, {"kind": "Issuer", "name": "of-others"}], ids=["own", "of-others"])

@@ -17,7 +17,7 @@ from bench.lab.webhook import CONFIGURATION, NAMESPACE, SERVICE, Webhook
 from vllm_plugin.names import API_VERSION
 
 from .pods import OPTED_IN, injected, store_recommendation, tried, vllm_pod
-from .releases import JobKubelet, deleted_at, older_chart
+from .releases import JobKubelet, first_deleted_at, older_chart
 from .test_admission_scope import LLAMA
 
 pytestmark = pytest.mark.e2e
@@ -126,12 +126,13 @@ def test_a_life(helm: Helm, plane: ControlPlane, kubelet: JobKubelet, tmp_path: 
 
         since = client.get(DEPLOYMENTS)["metadata"]["resourceVersion"]
         helm("uninstall", RELEASE, f"--namespace={NAMESPACE}")
-        [configuration] = deleted_at(plane, CONFIGURATIONS, since).values()
+        assert client.get(CONFIGURATIONS)["items"] == []
         if helm.version == 4:
             # Helm 3 does not know the kind, and takes it last: meanwhile `failurePolicy: Ignore` is what helps.
+            configuration = first_deleted_at(plane, CONFIGURATIONS, since)
             for path in (DEPLOYMENTS, ACCOUNTS, f"/api/v1/namespaces/{NAMESPACE}/services"):
-                assert configuration < min(deleted_at(plane, path, since).values()), path
-        assert not injected(tried(plane, namespace, vllm_pod()))
+                assert configuration < first_deleted_at(plane, path, since), path
+        plane.wait_for(lambda: not injected(tried(plane, namespace, vllm_pod())), "end of the calls")
         assert client.get(f"{OURS}/vllmrecommendations")["items"] == recommendations
         assert client.get(SECRET)["data"] == secret
 
@@ -150,8 +151,8 @@ def test_older_definitions_that_were_left(helm: Helm, plane: ControlPlane, tmp_p
     helm("uninstall", RELEASE, f"--namespace={NAMESPACE}")
     _do(helm, "install", CHART)
     assert _budget_is_known(plane)
-    left = plane.client.get(f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs")["items"]
-    assert left == []
+    jobs = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
+    plane.wait_for(lambda: not plane.client.get(jobs)["items"], "end of the Job")
 
 
 def test_a_field_that_comes_with_the_upgrade(helm: Helm, plane: ControlPlane, tmp_path: Path) -> None:

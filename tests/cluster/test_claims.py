@@ -28,6 +28,8 @@ from .recommenders import (
 )
 
 LLAMA = WorkloadRef("", "Pod", "llama")
+PATIENT = {**HASTY, "observationWindow": "120s", "windowCoverage": 1}
+"""What is looked up once counts until the end of the test, and what has no pod any longer is kept."""
 TEMPLATES = "/apis/resource.k8s.io/v1/namespaces/{}/resourceclaimtemplates"
 
 
@@ -35,7 +37,7 @@ TEMPLATES = "/apis/resource.k8s.io/v1/namespaces/{}/resourceclaimtemplates"
 def recommender(controllers: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecommenderProcess]:
     install(controllers)
     install_claims(controllers)
-    put_policy(controllers, "hasty-claims", **HASTY)
+    put_policy(controllers, "hasty-claims", **PATIENT)
     made = RecommenderProcess(controllers, tmp_path_factory.mktemp("claims"))
     try:
         made.start("--gpu-claims")
@@ -43,7 +45,6 @@ def recommender(controllers: ControlPlane, tmp_path_factory: pytest.TempPathFact
     finally:
         made.stop()
         controllers.client.http.delete(f"/apis/{names.API_VERSION}/vllmpolicies/hasty-claims")
-        controllers.stop_controller_manager()
 
 
 @pytest.mark.usefixtures("recommender")
@@ -57,10 +58,10 @@ def test_from_a_size_to_a_claim(webhook: Webhook) -> None:
         pod["metadata"]["annotations"] = {names.ANNOTATION_EMITTER: "dra"}
         client.create(pods, pod)
         run(plane, namespace, "llama")
-        plane.wait_for(lambda: found(plane, path).get("status", {}).get("measured"), "measurement", seconds=60)
+        plane.wait_for(lambda: found(plane, path).get("status", {}).get("measured"), "measurement")
         for _ in range(6):
             engine.look_up([draw.randrange(1200) for _ in range(800)] + [None] * 200, requests=50)
-        plane.wait_for(lambda: found(plane, path)["status"].get("claimTemplate"), "claim's template", seconds=60)
+        plane.wait_for(lambda: found(plane, path)["status"].get("claimTemplate"), "claim's template")
         recommendation = client.get(path)
         name = recommendation["status"]["claimTemplate"]
 
@@ -80,7 +81,7 @@ def test_from_a_size_to_a_claim(webhook: Webhook) -> None:
             spec = client.create(pods, pod, dryRun="All")["spec"]
             return bool(spec.get("resourceClaims"))
 
-        plane.wait_for(claiming, "webhook's knowledge of the template", seconds=60)
+        plane.wait_for(claiming, "webhook's knowledge of the template")
         made = client.create(pods, pod)
     [claim] = made["spec"]["resourceClaims"]
     assert claim["resourceClaimTemplateName"] == name
@@ -89,6 +90,6 @@ def test_from_a_size_to_a_claim(webhook: Webhook) -> None:
     assert "nvidia.com/gpu" not in container["resources"].get("limits", {})
     # kube-controller-manager makes the claim; the pod's status names it.
     claims = f"/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims"
-    plane.wait_for(lambda: client.get(claims)["items"], "claim of the pod", seconds=60)
+    plane.wait_for(lambda: client.get(claims)["items"], "claim of the pod")
     [made_claim] = client.get(claims)["items"]
     assert made_claim["spec"]["devices"]["requests"] == template["spec"]["spec"]["devices"]["requests"]

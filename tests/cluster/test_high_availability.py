@@ -57,12 +57,12 @@ class Pair:
 
     def leader(self) -> tuple[Replica, Replica]:
         """Who leads, and the other one; waited for."""
-        self.plane.wait_for(lambda: len(self.leaders()) == 1, "leader", seconds=60)
+        self.plane.wait_for(lambda: len(self.leaders()) == 1, "leader")
         [leader] = self.leaders()
         return leader, next(one for one in self.replicas if one is not leader)
 
     def wait_for(self, holds: Callable[[], object], what: str) -> None:
-        self.plane.wait_for(holds, what, seconds=90)
+        self.plane.wait_for(holds, what)
 
     def measured(self) -> int:
         status = found(self.plane, path_of(self.namespace, BARE)).get("status") or {}
@@ -103,8 +103,8 @@ def pair(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def test_one_works_and_the_other_is_ready_to(pair: Pair) -> None:
     leader, other = pair.leader()
-    pair.wait_for(lambda: leader.process.answer("/readyz") == "ok", "ready leader")
-    assert other.process.answer("/readyz") == "ok"
+    for one in (leader, other):
+        pair.wait_for(lambda one=one: one.process.answer("/readyz") == "ok", "ready recommender")
     assert other.process.answer("/healthz") == "ok"
     assert other.heard.objects() == []
     assert leader.heard.objects() != []
@@ -115,7 +115,7 @@ def test_one_works_and_the_other_is_ready_to(pair: Pair) -> None:
     assert "vllm_rightsizer_recommender_lease_age_seconds" in other.process.answer("/metrics")
     lease = pair.plane.client.get(LEASE)["spec"]
     assert f"as {lease['holderIdentity']}," in leader.process.log()
-    assert f"{lease['holderIdentity']} leads" in other.process.log()
+    pair.wait_for(lambda: f"{lease['holderIdentity']} leads" in other.process.log(), "word of the other one")
 
 
 def test_one_that_stood_still_writes_nothing_when_it_wakes(pair: Pair) -> None:
@@ -177,8 +177,8 @@ def test_who_cannot_reach_the_lease_stops(pair: Pair) -> None:
         pair.wait_for(lambda: not pair.leaders(), "nobody who leads")
         for one in pair.replicas:
             assert one.process.answer("/healthz") == "ok"
-            assert "vllm-rightsizer-recommender" in one.process.answer("/readyz")
-        assert "leads no more" in leader.process.log()
+            pair.wait_for(lambda one=one: "vllm-rightsizer-recommender" in one.process.answer("/readyz"), "complaint")
+        pair.wait_for(lambda: "leads no more" in leader.process.log(), "word of it")
     finally:
         pair.plane.start_api_server()
     pair.leader()

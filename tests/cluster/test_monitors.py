@@ -31,11 +31,8 @@ def shipped() -> list[Raw]:
 def test_the_operators_definitions_take_what_is_shipped(crds: ControlPlane, request: pytest.FixtureRequest) -> None:
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         folder = folder_with(*DEFINITIONS)
-    crds.client.apply_files(*(folder / name for name in DEFINITIONS))
+    crds.define(*(definition for name in DEFINITIONS for definition in documents(folder / name)))
     namespace = crds.namespace("monitored")
-    for kind in KINDS:
-        path = f"/apis/monitoring.coreos.com/v1/namespaces/{namespace}/{kind}"
-        crds.wait_for(lambda path=path: crds.exists(path), kind)
     assert len(shipped()) == 4
     for document in shipped():
         document["metadata"]["namespace"] = namespace

@@ -27,7 +27,7 @@ from vllm_rightsizer.demo.ports import free_ports
 pytestmark = pytest.mark.e2e
 
 JOBS = """
-global: {scrape_interval: 200ms, scrape_timeout: 200ms}
+global: {scrape_interval: 1s, scrape_timeout: 1s}
 scrape_configs:
   - job_name: native
     scrape_native_histograms: true
@@ -83,7 +83,7 @@ class Prometheus:
         return value
 
     def becomes(self, expression: str, expected: float) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         seen: Any = None
         while time.monotonic() < deadline:
             try:

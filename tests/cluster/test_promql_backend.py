@@ -42,14 +42,17 @@ from vllm_rightsizer.demo.processes import Program
 pytestmark = pytest.mark.e2e
 
 KEY = WorkloadKey("chat", WorkloadRef("apps", "Deployment", "llama"), "vllm")
-PERIOD = 0.1
+PERIOD = 0.25
+"""Seconds between two scrapes, and for each of them: ten times what a page takes."""
+STEP = 0.1
 NATIVE, CLASSIC = "native", "classic"
 JOB_OF_RECOMMENDER = "vllm-rightsizer-recommender"
 
 
 def config(pods: list[PluginPod], recommender_port: int) -> dict[str, Any]:
     """Every pod by two jobs, each of which sees one kind of histogram."""
-    every = {"scrape_interval": "100ms", "scrape_timeout": "100ms"}
+    period = f"{round(PERIOD * 1000)}ms"
+    every = {"scrape_interval": period, "scrape_timeout": period}
     targets = [
         {
             "targets": [f"127.0.0.1:{pod.port}"],
@@ -61,7 +64,7 @@ def config(pods: list[PluginPod], recommender_port: int) -> dict[str, Any]:
         {"job_name": NATIVE, "scrape_native_histograms": True, "scrape_protocols": ["PrometheusProto"]},
         {"job_name": CLASSIC, "scrape_protocols": ["PrometheusText0.0.4"]},
     ]
-    slower = {"scrape_interval": "500ms", "scrape_timeout": "500ms"}
+    slower = {"scrape_interval": "1s", "scrape_timeout": "1s"}
     own = {**slower, "job_name": JOB_OF_RECOMMENDER, "static_configs": [{"targets": [f"127.0.0.1:{recommender_port}"]}]}
     return {"global": every, "scrape_configs": [*({**job, "static_configs": targets} for job in jobs), own]}
 
@@ -133,6 +136,8 @@ def test_the_same_intervals_as_from_the_same_scrapes(
         leaving.enter_context(pods[1].served())
         for pod in pods:
             pod.live(chance)
+        # Its first scrapes come seconds after it answers: what happens before them nobody sees.
+        server.becomes("count(up == 1)", 4)
         for step in range(110):
             for pod in pods:
                 pod.live(chance)
@@ -142,7 +147,7 @@ def test_the_same_intervals_as_from_the_same_scrapes(
                 living.enter_context(pods[2].served())
             if step == 70:
                 leaving.close()
-            time.sleep(PERIOD)
+            time.sleep(STEP)
     # All that was scraped is there, and the last interval is over.
     time.sleep(2 * seconds)
 
@@ -153,7 +158,7 @@ def test_the_same_intervals_as_from_the_same_scrapes(
         recorded: list[ClosedInterval] = []
         scrapes = []
         for pod in pods:
-            answer = server.answer(f'{names.REQUESTS}{{job="{job}",pod="{pod.name}"}}[60s]')
+            answer = server.answer(f'{names.REQUESTS}{{job="{job}",pod="{pod.name}"}}[1h]')
             ((_, series),) = [("", one) for one in answer["data"]["result"]]
             scrapes += [(float(at), int(float(count)), pod) for at, count in series["values"]]
         for at, count, pod in sorted(scrapes, key=lambda scrape: scrape[0]):
@@ -200,7 +205,7 @@ async def asked(server: Prometheus, job: str, pods: list[LoggedPod], window: flo
             source = PrometheusSource(Asking(client, settings), telemetry, Memories(), history)
             running = asyncio.create_task(source.run())
             found: list[ClosedInterval] = []
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(180):
                 while source.slot(window) is None:
                     source.tell(living, {KEY: window}, time.time())
                     source.recalled()
@@ -219,7 +224,7 @@ def objects(folder: Path, pod: PluginPod) -> FileObjectStore:
     container = {"name": KEY.container, "image": "vllm/vllm-openai:v0.32.0", "env": environment}
     container["command"] = ["vllm", "serve", "llama"]
     owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "llama-abc", "uid": "r", "controller": True}
-    policy = {"observationWindow": "48s", "windowCoverage": 5, "minRequests": 100}
+    policy = {"observationWindow": "96s", "windowCoverage": 2.5, "minRequests": 100}
     for obj in (
         {"kind": "Namespace", "metadata": {"name": KEY.namespace, "labels": {names.LABEL_INJECT: "enabled"}}},
         {"kind": "AutomatedNamespace", "metadata": {"name": KEY.namespace}, "spec": {"vllmOptimize": True}},
@@ -255,12 +260,12 @@ def target_of(store: FileObjectStore) -> int | None:
 
 def answer(port: int, path: str) -> str:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False, timeout=5).text
+        return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False, timeout=30).text
     except httpx.TransportError as error:
         return str(error)
 
 
-def until(holds: Callable[[], object], program: Program, seconds: float = 90) -> None:
+def until(holds: Callable[[], object], program: Program, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert program.exit_code() is None, program.tail()
@@ -277,7 +282,7 @@ def test_the_same_size_and_nothing_lost_with_the_cache(
     ended = threading.Event()
 
     def load() -> None:
-        while not ended.wait(0.1):
+        while not ended.wait(STEP):
             with pod.lock:
                 pod.look_up([*range(0, 1200, 12), *[None] * 25], requests=10)
 

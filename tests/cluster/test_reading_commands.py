@@ -122,7 +122,7 @@ def test_with_the_rights_for_one_namespace(crds: ControlPlane, folder: Path) -> 
         f"/apis/{API_VERSION}/vllmpolicies",
     ]
     # RBAC takes effect a moment later.
-    crds.wait_for(lambda: all(client.http.get(path).status_code == 200 for path in lists), "rights", seconds=60)
+    crds.wait_for(lambda: all(client.http.get(path).status_code == 200 for path in lists), "rights")
     assert answer("explain", "llama", "-n", NAMESPACE, *options)["decidedBy"] == "hitRate"
     with pytest.raises(UserError, match=r"cannot list .* at the cluster scope"):
         answer("what-if", "--set", "percentile=80", *options)

@@ -38,21 +38,23 @@ def custom_kinds(plane: ControlPlane) -> Iterator[None]:
     """The kinds of others, without their schemas."""
     definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    made = []
     for kind, (group, version, plural) in CUSTOM.items():
         names = {"plural": plural, "kind": kind, "singular": kind.lower(), "listKind": f"{kind}List"}
         versions = [{"name": version, "served": True, "storage": True, "schema": schema}]
         spec = {"group": group, "scope": "Namespaced", "names": names, "versions": versions}
         metadata = {"name": f"{plural}.{group}"}
         definition = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
-        plane.client.apply({**definition, "metadata": metadata, "spec": spec})
+        made.append({**definition, "metadata": metadata, "spec": spec})
+    plane.define(*made)
     try:
-        for kind, (group, version, plural) in CUSTOM.items():
-            path = f"/apis/{group}/{version}/{plural}"
-            plane.wait_for(lambda path=path: plane.exists(path), kind)
         yield
     finally:
-        for group, _, plural in CUSTOM.values():
-            plane.client.http.delete(f"{definitions}/{plural}.{group}").raise_for_status()
+        gone = [f"{definitions}/{plural}.{group}" for group, _, plural in CUSTOM.values()]
+        for definition in gone:
+            plane.client.delete(definition)
+        # Whoever defines them next must not meet one that is on its way out.
+        plane.wait_for(lambda: not any(map(plane.exists, gone)), "end of the kinds")
 
 
 def make(plane: ControlPlane, kind: str, namespace: str, name: str, owner: dict[str, Any] | None, **more: Any) -> Any:

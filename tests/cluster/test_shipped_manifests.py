@@ -169,7 +169,7 @@ async def test_it_runs_under_its_service_account(webhook: Webhook, tmp_path: Pat
     hosts = (f"{SERVICE}.{NAMESPACE}.svc",)
     certificates = SecretCertificates(server, NAMESPACE, SECRET, "vllm-rightsizer", hosts)
     try:
-        async with watch.running(), certificates.running(), asyncio.timeout(60):
+        async with watch.running(), certificates.running(), asyncio.timeout(180):
             while watch.knowledge is None or watch.trouble or certificates.trouble:
                 await asyncio.sleep(0.05)
     finally:

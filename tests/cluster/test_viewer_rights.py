@@ -35,16 +35,15 @@ kinds that others define, they say who may see them."""
 
 
 @pytest.fixture(scope="module")
-def viewed(crds: ControlPlane) -> str:
-    """A namespace with a recommendation; our role for viewers is a part of `view`."""
-    crds.start_controller_manager()
-    crds.client.apply_files(MANIFESTS / "viewer-rbac.yaml")
+def viewed(crds: ControlPlane, controllers: ControlPlane) -> str:
+    """A namespace with a recommendation; our role for viewers is a part of `view`, which a controller makes it."""
+    controllers.client.apply_files(MANIFESTS / "viewer-rbac.yaml")
 
     def is_part() -> bool:
-        rules = crds.client.get(f"{RBAC}/clusterroles/view").get("rules") or ()
+        rules = controllers.client.get(f"{RBAC}/clusterroles/view").get("rules") or ()
         return any("vllmrecommendations" in rule.get("resources", ()) for rule in rules)
 
-    crds.wait_for(is_part, "aggregation into view", seconds=60)
+    controllers.wait_for(is_part, "aggregation into view")
     namespace = crds.namespace("viewed")
     store_recommendation(crds, namespace, LLAMA, vllm_pod())
     put_policy(crds, "default")
@@ -72,7 +71,7 @@ def viewer(plane: ControlPlane, user: str, namespace: str, *, everywhere: bool) 
     lists = f"/apis/{API_VERSION}" + ("" if everywhere else f"/namespaces/{namespace}") + "/vllmrecommendations"
     client = plane.client_of(user)
     # RBAC takes effect a moment later.
-    plane.wait_for(lambda: client.http.get(lists).status_code == 200, "rights", seconds=60)
+    plane.wait_for(lambda: client.http.get(lists).status_code == 200, "rights")
     return file
 
 
@@ -114,9 +113,12 @@ def test_of_everything(crds: ControlPlane, viewed: str) -> None:
 
 async def test_what_changes_is_followed(crds: ControlPlane, viewed: str) -> None:
     config = viewer(crds, "viewer-who-watches", viewed, everywhere=False)
-    async with contextlib.aclosing(looks(Source(None, config), viewed)) as seen, asyncio.timeout(60):
-        first = await anext(seen)
-        assert (len(first.raws), first.trouble) == (1, None)
+    # Within it the API server ends and starts again.
+    async with contextlib.aclosing(looks(Source(None, config), viewed)) as seen, asyncio.timeout(400):
+        async for look in seen:
+            assert len(look.raws) <= 1
+            if look.raws and look.trouble is None:
+                break
         store_recommendation(crds, viewed, MISTRAL, vllm_pod())
         async for look in seen:
             if len(look.raws) == 2 and all("status" in raw for raw in look.raws):

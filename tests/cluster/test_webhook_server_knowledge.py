@@ -118,7 +118,10 @@ async def test_a_kind_that_is_installed_later(crds: ControlPlane) -> None:
 
         await until(made)
         await until(lambda: known().automation(namespace, rollout, {}).enabled)
-    crds.client.delete("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/rollouts.argoproj.io")
+    definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/rollouts.argoproj.io"
+    crds.client.delete(definition)
+    # Whoever defines it next must not meet one that is on its way out.
+    crds.wait_for(lambda: not crds.exists(definition), "end of the kind")
 
 
 async def test_who_says_what_comes_first(crds: ControlPlane) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Until it holds; for a minute at most."""
-    async with asyncio.timeout(60):
+    """Until it holds; for three minutes at most."""
+    async with asyncio.timeout(180):
         while not condition():
             await asyncio.sleep(0.01)

@@ -89,7 +89,7 @@ class Stage:
 
 def metric(port: int, name: str, **labels: str) -> float:
     """The sum of a recommender's samples of that name with these labels; 0 where there is none."""
-    page = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=5).text
+    page = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=30).text
     wanted = [f'{label}="{value}"' for label, value in labels.items()]
     lines = [line for line in page.splitlines() if line.partition("{")[0].split(" ")[0] == name]
     return sum(float(line.rpartition(" ")[2]) for line in lines if all(pair in line for pair in wanted))
