@@ -13,6 +13,10 @@ E2E_PROGRAMS := prometheus promtool thanos actionlint helm helm3 kubectl kube-sc
   cert-manager-controller cert-manager-cainjector
 QUICK := not engine and not demo and not cluster and not e2e and not processes
 
+# Where Python keeps no bytecode, each worker rewrites and compiles every test anew, and each vLLM a thousand files.
+test e2e unit fuzz: export PYTHONDONTWRITEBYTECODE =
+test e2e unit fuzz: export PYTHONPYCACHEPREFIX = $(CURDIR)/.venv/pycache
+
 .PHONY: help venv demo test lab-up lab-down images release push-images push-chart check lint e2e e2e-programs unit fuzz bench-webhook bench-plugin bench-recommender bench-cluster soak crds manifests matrix lock wheels bench-gpu clean
 
 help: ## this list
@@ -38,9 +42,10 @@ test: venv ## every test, those on a real vLLM and a real API server too
 	@$(BIN)/pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not e2e"
 
 e2e-programs: ## the programs of `make e2e`, built ahead of it
+	@$(PYTHON) .ci/binaries $(TEST_PROGRAMS) >/dev/null
 	@$(PYTHON) .ci/binaries $(E2E_PROGRAMS) >/dev/null
 
-e2e: venv ## the tests that need more programs: the first time they are built, which takes ten minutes
+e2e: venv e2e-programs ## the tests that need more programs: the first time they are built, which takes ten minutes
 	@# The lab waits for pods most of its time: the other files run beside it.
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m e2e
 
@@ -71,14 +76,11 @@ lint: venv
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n 8
 
-# Where Python keeps no bytecode, each worker rewrites and compiles every test anew: half of its start.
-unit fuzz: export PYTHONDONTWRITEBYTECODE =
-unit fuzz: export PYTHONPYCACHEPREFIX = $(CURDIR)/.venv/pycache
 unit: venv
 	@$(BIN)/pytest --quiet --numprocesses 3 -m "$(QUICK)" tests/unit
 
 fuzz: venv ## the property tests with new draws
-	@$(BIN)/pytest --quiet --numprocesses 2 -m "$(QUICK)" --hypothesis-profile default tests/unit
+	@$(BIN)/pytest --quiet --numprocesses 2 -m "$(QUICK)" --hypothesis-profile new-draws tests/unit
 
 bench-webhook: venv ## what the webhook costs, on a real API server and beside the VPA's
 	@$(BIN)/python -m bench.webhook --json
