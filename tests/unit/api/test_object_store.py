@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,17 @@ def test_nothing_is_written_where_nothing_changed(store: FileObjectStore) -> Non
     found = store.get("Pod", "chat", "a")
     assert found is not None
     assert found["metadata"]["resourceVersion"] == "2"
+
+
+def test_a_change_is_seen_whatever_the_clock_of_the_file_system(store: FileObjectStore) -> None:
+    """Of many kernels it stands still for milliseconds."""
+    store.apply(obj(spec={"x": 1}))
+    revision = store.revision()
+    [path] = store.folder.rglob("*.json")
+    written = path.stat().st_mtime_ns
+    store.apply(obj(spec={"x": 2}))
+    os.utime(path, ns=(written, written))
+    assert store.revision() != revision
 
 
 def test_a_spoilt_file_is_passed_over_and_left(store: FileObjectStore, caplog: pytest.LogCaptureFixture) -> None:

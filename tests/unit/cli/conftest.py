@@ -21,6 +21,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     # Servers set the root logger up, also those of other tests in this process, whose standard error is closed by now.
     kept = [handler for handler in logging.root.handlers if type(handler) is not logging.StreamHandler]
     monkeypatch.setattr(logging.root, "handlers", kept)
+    # By which help would say `python -m pytest`, where that was how these tests were started.
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", None)
 
     def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", ["vllm-rightsizer", *arguments])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import pytest
 from vllm_rightsizer.demo import ports
 from vllm_rightsizer.errors import UserError
 
-FEW = range(19980, 19992)
-"""Below those of everybody else."""
+_FIRST = 18000 + 12 * (os.getpid() % 160)
+FEW = range(_FIRST, _FIRST + 12)
+"""Below those of everybody else, and others than those of whoever runs this test at the same time."""
 
 
 @pytest.fixture
@@ -35,5 +37,5 @@ def test_two_processes_are_given_different_ones() -> None:
 def test_where_somebody_listens_none_is_given() -> None:
     with socket.create_server(("127.0.0.1", FEW[0])):
         assert FEW[0] not in ports.free_ports(len(FEW) - 1)
-        with pytest.raises(UserError, match=r"127\.0\.0\.1 has not 1 free ports from 19980 to 19991"):
+        with pytest.raises(UserError, match=rf"127\.0\.0\.1 has not 1 free ports from {FEW[0]} to {FEW[-1]}"):
             ports.free_ports(1)

@@ -79,16 +79,18 @@ def test_prices_of_opencost(cli: Cli, objects: Path) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    # Nobody else is given it once it is free again.
+    [port] = free_ports(1)
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_address[1]}"
+        url = f"http://127.0.0.1:{port}"
         done = cli("plan", "--objects", str(objects), "--opencost", url, "-o", "json")
         server.shutdown()
     [stock] = json.loads(done.stdout)["stocks"]
     assert stock["potential"]["worthPerMonth"] == pytest.approx(4 * 0.5 * 730)
     away = cli("plan", "--objects", str(objects), "--opencost", url)
     assert away.returncode == 1
-    assert f"OpenCost at 127.0.0.1:{server.server_address[1]} cannot be asked" in away.stderr
+    assert f"OpenCost at 127.0.0.1:{port} cannot be asked" in away.stderr
     wrong = cli("plan", "--objects", str(objects), "--opencost", "opencost:9003")
     assert wrong.returncode == 2
     assert "--opencost opencost:9003 is no URL" in wrong.stderr

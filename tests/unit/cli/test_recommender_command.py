@@ -8,6 +8,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from vllm_rightsizer.demo.ports import free_ports
+
 Cli = Callable[..., CompletedProcess[str]]
 
 
@@ -24,7 +26,8 @@ def test_no_way_to_the_api_server(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    done = cli("recommender", "--history", "history.db", "--port", "19416", *options)
+    [port] = free_ports(1)
+    done = cli("recommender", "--history", "history.db", "--port", str(port), *options)
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr

@@ -6,6 +6,7 @@ are reused first; a hit is the longest cached prefix of full blocks and never co
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
@@ -34,7 +35,7 @@ class PoolModel:
     def __init__(self, size: int, block_tokens: int) -> None:
         self.size = size
         self.block_tokens = block_tokens
-        self.free_queue: list[Block] = [Block() for _ in range(size)]
+        self.free_queue = OrderedDict.fromkeys(Block() for _ in range(size))
         self.cached: dict[Hashable, list[Block]] = {}
         self.running: dict[str, Request] = {}
         self.spare = 0
@@ -58,7 +59,7 @@ class PoolModel:
         for key in hashes[:found]:
             block = self.cached[key][0]
             if block.holders == 0:
-                self._unqueue(block)
+                del self.free_queue[block]
             block.holders += 1
             request.blocks.append(block)
         request.hashed = found
@@ -85,14 +86,16 @@ class PoolModel:
                 dead.append(block)
                 self.spare += 1
             else:
-                self.free_queue.append(block)
+                self.free_queue[block] = None
                 released += 1
-        self.free_queue[:0] = dead
+        for block in reversed(dead):
+            self.free_queue[block] = None
+            self.free_queue.move_to_end(block, last=False)
         return {"released": released}
 
     def _fill(self, request: Request) -> None:
         while len(request.blocks) * self.block_tokens < request.tokens:
-            block = self.free_queue.pop(0)
+            block, _ = self.free_queue.popitem(last=False)
             if block.hash is not None:
                 self.cached[block.hash].remove(block)
                 block.hash = None
@@ -104,9 +107,3 @@ class PoolModel:
             block.hash = request.hashes[index]
             self.cached.setdefault(block.hash, []).append(block)
             request.hashed = index + 1
-
-    def _unqueue(self, block: Block) -> None:
-        for index, queued in enumerate(self.free_queue):
-            if queued is block:
-                del self.free_queue[index]
-                return

@@ -277,11 +277,11 @@ def test_it_is_small() -> None:
     tracemalloc.start()
     for index in range(600):
         # Half of them turn back to what was asked before; all digests are new objects, as vLLM makes them.
-        random_ = random.Random(index % 400)
-        hashes = [random_.randbytes(32) for _ in range(750)]
+        digests = random.Random(index % 400).randbytes(750 * 32)
+        hashes = [digests[at : at + 32] for at in range(0, len(digests), 32)]
         estimator.lookup(str(index), hashes, 12_003, 100, hit_blocks=0)
         estimator.free(str(index), hashes, 12_003, released=750)
-    del hashes
+    del hashes, digests
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size < 1_500_000

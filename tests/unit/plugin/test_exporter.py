@@ -10,18 +10,20 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 
 import pytest
 
 from vllm_plugin import exporter as exporter_module
 from vllm_plugin import formats, names
-from vllm_plugin.exporter import Exporter
+from vllm_plugin.exporter import Exporter, _Server
 from vllm_plugin.snapshots import SnapshotFolder, default_folder
 from vllm_rightsizer.demo.ports import free_ports
 
 from .pages import ENGINE_0, engine, samples, snapshot, worker
+
+LONGEST_SECONDS = 30.0
 
 
 @pytest.fixture
@@ -33,8 +35,9 @@ def port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> int:
 
 
 @pytest.fixture
-def exporters() -> Iterator[list[Exporter]]:
-    """Exporters to be stopped after the test."""
+def exporters(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Exporter]]:
+    """Exporters to be stopped after the test, and soon."""
+    monkeypatch.setattr(_Server, "serve_forever", partialmethod(_Server.serve_forever, 0.02))
     made: list[Exporter] = []
     yield made
     for exporter in made:
@@ -88,8 +91,9 @@ def test_only_one_of_them_leads(port: int, exporters: list[Exporter]) -> None:
 
 
 def test_a_taken_port_is_said_once_and_tried_again(
-    port: int, exporters: list[Exporter], caplog: pytest.LogCaptureFixture
+    port: int, exporters: list[Exporter], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(exporter_module, "_ANSWER_SECONDS", 0.1)
     exporters.append(Exporter(partial(snapshot, os.getpid(), engines=[engine()])))
     with socket.socket(socket.AF_INET6) as other:
         other.bind(("::", port))
@@ -158,7 +162,7 @@ def test_a_folder_without_room_for_a_lock_is_no_reason_not_to_serve(port: int, e
 
 def open_half(port: int, count: int) -> list[socket.socket]:
     """Connections on which a request begins and does not go on."""
-    clients = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(count)]
+    clients = [socket.create_connection(("127.0.0.1", port), timeout=LONGEST_SECONDS) for _ in range(count)]
     for client in clients:
         with suppress(OSError):
             client.sendall(b"GET /metrics HT")
@@ -178,25 +182,28 @@ def is_closed(client: socket.socket, seconds: float) -> bool:
 def test_half_open_connections_are_few_and_do_not_stay(
     port: int, exporters: list[Exporter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter_module, "_REQUEST_SECONDS", 2.0)
+    monkeypatch.setattr(exporter_module, "_REQUEST_SECONDS", 2 * LONGEST_SECONDS)
     exporters.append(Exporter(partial(snapshot, os.getpid(), engines=[engine()])))
     exporters[0].tick()
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     clients = open_half(port, 20)
     try:
-        assert all(is_closed(client, 2) for client in clients[8:])
-        assert threading.active_count() - threads == 8
+        assert all(is_closed(client, LONGEST_SECONDS) for client in clients[8:])
+        assert len(set(threading.enumerate()) - threads) == 8
         alive = [client for client in clients if not is_closed(client, 0.01)]
         assert alive == clients[:8]
-        start = time.monotonic()
-        while alive and time.monotonic() - start < 10:
+        monkeypatch.setattr(exporter_module, "_REQUEST_SECONDS", 0.2)
+        server, start = exporters[0]._server, time.monotonic()
+        assert server is not None
+        while (alive or server._open) and time.monotonic() - start < LONGEST_SECONDS:
             # Not even one that sends a byte now and then may stay.
             for client in alive:
                 with suppress(OSError):
                     client.sendall(b"x")
-            time.sleep(0.1)
+            time.sleep(0.05)
             alive = [client for client in alive if not is_closed(client, 0.01)]
         assert not alive
+        monkeypatch.setattr(exporter_module, "_REQUEST_SECONDS", LONGEST_SECONDS)
         assert get(port)[0] == 200
     finally:
         for client in clients:
@@ -206,7 +213,7 @@ def test_half_open_connections_are_few_and_do_not_stay(
 def test_a_connection_is_closed_after_its_answer(port: int, exporters: list[Exporter]) -> None:
     exporters.append(Exporter(partial(snapshot, os.getpid(), engines=[engine()])))
     exporters[0].tick()
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=LONGEST_SECONDS) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n")
         answer = b"".join(iter(lambda: client.recv(4096), b""))
     assert answer.endswith(b"ok\n")

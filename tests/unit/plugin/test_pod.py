@@ -51,7 +51,8 @@ for report in engines:
 for report in workers:
     process.track_worker(Tracker(report))
 print("tracked", flush=True)
-time.sleep(60)
+# Longer than the test takes, which ends it.
+time.sleep(600)
 """
 
 

@@ -7,7 +7,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ folder.write({"pid": os.getpid(), "engines": [], "workers": []})
 # A forked child says so itself: by then it has left its parent's lock.
 if sys.argv[2] == "plain" or os.fork() == 0:
     print(os.getpid(), flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -191,29 +190,32 @@ class Slow(SnapshotFolder):
         return found
 
 folder = Slow(Path(sys.argv[1]))
-while time.time() < float(sys.argv[3]):
-    pass
+print("ready", flush=True)
+sys.stdin.readline()
 report = {"server": sys.argv[2], "engine": 0}
 folder.write({"pid": 1, "engines": [report], "workers": []})
 print(folder.complete({"engines": [], "workers": []})["servers"][sys.argv[2]], flush=True)
-time.sleep(60)
+time.sleep(600)
 """
-    path, start = folders().path, time.time() + 0.7
+    path = folders().path
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", script, str(path), str(number), str(start)],
+            [sys.executable, "-c", script, str(path), str(number)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         for number in range(4)
     ]
+    said = [process.stdout for process in processes if process.stdout is not None]
     try:
-        got = []
+        assert [one.readline() for one in said] == ["ready\n"] * 4
         for process in processes:
-            assert process.stdout is not None
-            got.append(int(process.stdout.readline()))
-        assert sorted(got) == [0, 1, 2, 3]
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        assert sorted(int(one.readline()) for one in said) == [0, 1, 2, 3]
     finally:
         for process in processes:
             process.kill()

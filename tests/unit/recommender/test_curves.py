@@ -46,7 +46,8 @@ def hits(distances: Distances, blocks: int) -> int:
 
 def knee_by_hand(distances: Distances, allowed: float, own_blocks: int) -> int:
     wanted = hits(distances, own_blocks) - allowed * len(distances)
-    return next(blocks for blocks in range(own_blocks + 1) if hits(distances, blocks) >= wanted)
+    # A larger pool hits no less: the smallest one that hits enough is found by halving.
+    return bisect_left(range(own_blocks + 1), wanted, key=lambda blocks: hits(distances, blocks))
 
 
 def zipf(draws: int, blocks: int, seed: int) -> list[int]:

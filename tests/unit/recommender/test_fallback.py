@@ -48,7 +48,7 @@ class Stand:
 
 @pytest.fixture
 async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
-    async with Scraper(deadline_seconds=2.0) as scraper:
+    async with Scraper(deadline_seconds=60) as scraper:
         made = Stand(tmp_path, scraper)
         yield made
         made.history.close()

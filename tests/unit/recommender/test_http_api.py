@@ -72,7 +72,7 @@ async def asked(settings: RecommenderSettings, stop: asyncio.Event | None = None
             yield client
     finally:
         stop.set()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
 
 
 async def _is_ready(client: httpx.AsyncClient) -> bool:
@@ -202,7 +202,7 @@ async def test_a_long_question_holds_up_neither_probes_nor_others(
     question = f"{ROOT}/what-if?set=percentile=80"
     async with asked(settings, ended) as client:
         first = asyncio.create_task(client.get(question))
-        await asyncio.to_thread(begun.wait, 10)
+        assert await asyncio.to_thread(begun.wait, 60)
         for path in ("/healthz", "/readyz", "/metrics", f"{ROOT}{LLAMA}"):
             assert (await client.get(path)).status_code == 200, path
         refused = await client.get(question)
@@ -216,7 +216,7 @@ async def test_a_long_question_holds_up_neither_probes_nor_others(
         # What is still asked when the recommender is told to end does not hold it up.
         begun.clear()
         last = asyncio.create_task(client.get(question))
-        await asyncio.to_thread(begun.wait, 10)
+        assert await asyncio.to_thread(begun.wait, 60)
         ended.set()
         assert "ask again" in problem_of(await last, 503)["detail"]
 
@@ -250,6 +250,7 @@ async def test_a_desk_that_is_left_in_time() -> None:
     with pytest.raises(StoppedError) as stopped:
         await desk.do(endless, wanted)
     assert stopped.value.late
+    desk.seconds = 60
     assert await desk.do(lambda _: 1, wanted) == 1
     desk.close()
 
@@ -264,9 +265,9 @@ async def test_a_desk_that_is_closed_while_somebody_waits_for_a_turn() -> None:
         begun.set()
         free.wait(60)
 
-    desk = Desk("test", waiting=1, seconds=10)
+    desk = Desk("test", waiting=1, seconds=60)
     first = asyncio.create_task(desk.do(slow, wanted))
-    await asyncio.to_thread(begun.wait, 10)
+    assert await asyncio.to_thread(begun.wait, 60)
     second = asyncio.create_task(desk.do(slow, wanted))
     await asyncio.sleep(0)
     desk.close()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from loop_clock import later
 
 from recommender.api.apiserver.connection import ApiServer
 from recommender.api.apiserver.pacing import Pacing
@@ -134,12 +135,13 @@ async def test_what_is_asked_meanwhile_holds(tmp_path: Path, code: int, caplog: 
 
 
 async def test_what_waits_for_its_turn_is_written_as_it_is_then(tmp_path: Path) -> None:
-    async with standing(tmp_path, pace=WritePace(per_second=1, burst=1)) as stand:
+    async with standing(tmp_path, pace=WritePace(per_second=1 / 60, burst=1)) as stand:
         stand.writer.put(Write(("Thing", "prod", "b"), (applied(PATH, {"x": 0}),)))
         stand.put(applied(PATH, {"x": 1}))
-        await until(lambda: stand.server.taken)
+        await until(lambda: stand.count("written") == 1)
         await asyncio.sleep(0.02)
         stand.put(applied(PATH, {"x": 2}))
+        later(60)
         await until(lambda: stand.done)
     assert [body["x"] for _, _, body in stand.server.taken] == [0, 2]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from loop_clock import later
 from test_object_writes import HASTY, KUBECONFIG, until
 
 from recommender.api.apiserver.connection import ApiServer
@@ -47,7 +48,7 @@ async def connected(folder: Path, permitted: Callable[[], float]) -> AsyncIterat
 
 
 async def test_while_it_is_permitted(tmp_path: Path) -> None:
-    async with connected(tmp_path, lambda: 5.0) as (server, come):
+    async with connected(tmp_path, lambda: 60.0) as (server, come):
         assert await server.request("PATCH", PATH, body={"x": 1}) == {}
         assert await server.request("DELETE", PATH) == {}
     assert come == ["PATCH", "DELETE"]
@@ -59,7 +60,7 @@ async def test_when_it_ends_before_the_request_has_left(
     tmp_path: Path, method: str, body: dict[str, int] | None, asked: int
 ) -> None:
     """At first; when a connection is there; when the body is about to follow. A process may stand still in between."""
-    answers = [5.0] * asked
+    answers = [60.0] * asked
     async with connected(tmp_path, lambda: answers.pop() if answers else 0.0) as (server, come):
         if body is None and asked == 2:
             # There is nothing to follow.
@@ -75,10 +76,14 @@ async def test_when_it_ends_before_the_request_has_left(
 
 async def test_when_it_ends_before_the_answer_has_come(tmp_path: Path) -> None:
     """Nobody waits on: what the answer would be is not known."""
-    async with connected(tmp_path, lambda: 1.0) as (server, come):
+    async with connected(tmp_path, lambda: 20.0) as (server, come):
+        asking = asyncio.create_task(server.request("PATCH", f"{PATH}/slow", body={}))
+        await until(lambda: come == ["PATCH"])
+        later(20.0)
+        answered, _ = await asyncio.wait({asking}, timeout=30)
+        assert answered
         with pytest.raises(TimeoutError):
-            await server.request("PATCH", f"{PATH}/slow", body={})
-    assert come == ["PATCH"]
+            await asking
 
 
 async def test_writes_wait_for_it(tmp_path: Path) -> None:
@@ -92,7 +97,7 @@ async def test_writes_wait_for_it(tmp_path: Path) -> None:
             await until(lambda: writer.trouble is not None)
             assert "another recommender may be writing" in str(writer.trouble)
             assert come == []
-            left[0] = 5.0
+            left[0] = 60.0
             await until(lambda: come == ["DELETE"])
             await until(lambda: writer.trouble is None)
             left[0] = 0.0

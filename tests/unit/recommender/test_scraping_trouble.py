@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from synthetic import SyntheticEngine
-from test_scraping import honest, pod, scrape
+from test_scraping import honest, pod, scrape, scrape_until
 
 from recommender import scraping
 from recommender.scraping import Scraper
@@ -77,10 +77,10 @@ async def test_a_byte_at_a_time_is_waited_for_no_longer_than_for_nothing() -> No
             await asyncio.sleep(0.01)
 
     async with answering(trickling) as port:
-        (found,) = await scrape(pod(port), deadline=0.2)
+        (found,) = await scrape_until(lambda: sent[0] > 10, pod(port))
     assert found.sample is None
-    assert "within 0.2 s" in (found.fault or "")
-    assert 0 < sent[0] < len(page)
+    assert "within 60 s" in (found.fault or "")
+    assert sent[0] < len(page)
 
 
 async def test_what_is_quoted_of_a_page_has_a_bound() -> None:

@@ -43,7 +43,7 @@ async def running(settings: RecommenderSettings) -> AsyncIterator[None]:
         yield
     finally:
         stop.set()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
 
 
 def recommendation(store: FileObjectStore) -> VLLMRecommendation | None:
@@ -51,8 +51,8 @@ def recommendation(store: FileObjectStore) -> VLLMRecommendation | None:
     return VLLMRecommendation.from_json(raw) if raw else None
 
 
-async def eventually(found: Callable[[], bool], seconds: float = 60) -> None:
-    async with asyncio.timeout(seconds):
+async def eventually(found: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
         while not found():
             await asyncio.sleep(0.05)
 
@@ -165,8 +165,9 @@ async def test_a_history_that_is_spoilt_while_it_is_used(settings: RecommenderSe
             await eventually(lambda: reason(store, RECOMMENDED) == "InsufficientData")
             async with httpx.AsyncClient(timeout=60) as client:
                 probe = f"http://{settings.host}:{settings.port}/readyz"
-                await asyncio.sleep(0.6)
-                assert (await client.get(probe)).status_code == 200
+                async with asyncio.timeout(60):
+                    while (await client.get(probe)).status_code != 200:
+                        await asyncio.sleep(0.05)
 
 
 def stored_intervals(history: Path) -> int:
