@@ -80,13 +80,15 @@ class FileObjectStore:
             return False
         return True
 
-    def revision(self) -> tuple[tuple[str, int], ...]:
+    def revision(self) -> tuple[tuple[str, int, int], ...]:
         """Changes whenever an object was written or removed; cheap enough to ask several times a second."""
         paths = self.folder.glob("*/*/*.json")
         found = []
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
-                found.append((str(path), path.stat().st_mtime_ns))
+                # Before Linux 6.13 files that are written within 4 ms may have the same time; each is a new file.
+                status = path.stat()
+                found.append((str(path), status.st_mtime_ns, status.st_ino))
         return tuple(sorted(found))
 
     def _path(self, kind: str, namespace: str | None, name: str) -> Path:
