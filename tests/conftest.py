@@ -10,6 +10,7 @@ from xdist.scheduler import LoadFileScheduling
 
 # A draw that fails once in fifty runs stops somebody else's change. `make fuzz` draws anew each time.
 settings.register_profile("same-draws", derandomize=True, deadline=None)
+settings.register_profile("new-draws", deadline=None)
 settings.load_profile("same-draws")
 
 # The release tests run in environments of their own: see `make matrix`.
