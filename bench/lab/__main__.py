@@ -6,6 +6,8 @@ A process in the background owns it, and ends all of it when it is told to, or w
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -50,18 +52,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _up() -> int:
+    started: subprocess.Popen[bytes] | None = None
     if _owner() is None:
         FOLDER.mkdir(parents=True, exist_ok=True)
         (FOLDER / _READY).unlink(missing_ok=True)
         with (FOLDER / _LOG).open("wb") as log:
             command = [sys.executable, "-m", "bench.lab", "own"]
-            owner = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while not (FOLDER / _READY).exists():
-            if owner.poll() is not None or time.monotonic() > deadline:
-                print(f"lab: it did not come up\n{(FOLDER / _LOG).read_text()[-2000:]}", file=sys.stderr)
-                return 1
-            time.sleep(0.1)
+            started = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+    # Somebody else's may be on its way.
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not (FOLDER / _READY).exists():
+        ended = _owner() is None if started is None else started.poll() is not None
+        if ended or time.monotonic() > deadline:
+            print(f"lab: it did not come up\n{(FOLDER / _LOG).read_text()[-2000:]}", file=sys.stderr)
+            return 1
+        time.sleep(0.1)
     print((FOLDER / _READY).read_text())
     return 0
 
@@ -77,7 +84,8 @@ def _down() -> int:
             print(f"lab: {error}", file=sys.stderr)
             return 1
         return 0
-    os.kill(owner, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(owner, signal.SIGTERM)
     while _owner() is not None:
         time.sleep(0.1)
     shutil.rmtree(FOLDER, ignore_errors=True)
@@ -88,32 +96,45 @@ def _own() -> int:
     over = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    owner = FOLDER / _OWNER
-    owner.write_text(str(os.getpid()))
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lab.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Of one that was killed: a control plane begins with none of its objects.
+            with the_only_node():
+                shutil.rmtree(FOLDER / "cluster", ignore_errors=True)
+            return _until(over)
+        except BlockingIOError:
+            print("lab: another one is coming up, or going down: wait for it", file=sys.stderr)
+        except LabError as error:
+            print(f"lab: {error}", file=sys.stderr)
+    return 1
+
+
+def _until(over: Event) -> int:
     folder = FOLDER / "cluster"
-    # Of one that was killed: a control plane begins with none of its objects.
-    shutil.rmtree(folder, ignore_errors=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    owner, ready = FOLDER / _OWNER, FOLDER / _READY
+    owner.write_text(str(os.getpid()))
     try:
         with running(folder) as cluster:
             cluster.load_images()
             workload = folder / "llama-3-8b.json"
             workload.write_text(json.dumps(_workload(folder / "model")))
-            (FOLDER / _READY).write_text(
-                _NEXT.format(
-                    kubeconfig=cluster.plane.kubeconfig,
-                    programs=folder_with("kubectl", "helm"),
-                    ours=Path(sys.executable).parent,
-                    workload=workload,
-                )
+            said = _NEXT.format(
+                kubeconfig=cluster.plane.kubeconfig,
+                programs=folder_with("kubectl", "helm"),
+                ours=Path(sys.executable).parent,
+                workload=workload,
             )
+            # Who waits for the file reads it at once.
+            part = ready.with_suffix(".part")
+            part.write_text(said)
+            part.replace(ready)
             over.wait()
-    except LabError as error:
-        print(f"lab: {error}", file=sys.stderr)
-        return 1
     finally:
-        shutil.rmtree(FOLDER / "cluster", ignore_errors=True)
-        (FOLDER / _READY).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        ready.unlink(missing_ok=True)
         owner.unlink(missing_ok=True)
     return 0
 

@@ -18,17 +18,34 @@ BUSYBOX_BASE = "localhost/debian-busybox-ARCH:2"
 """ARCH stands for the architecture, as deploy/images/build replaces it."""
 BUILDING = "images-built"
 """All builds have one store of layers, from which each takes its own away at its end."""
+_ATTEMPTS = 3
+"""To have Debian's packages: a download may fail once."""
 _DATE = "1686355200"
 """Of Debian's release, in seconds: the same packages make the same bases, whenever that is."""
 
 
 PACKAGES = {"buildah": "buildah", "mmdebstrap": "mmdebstrap"}
+_PROBES = {
+    "namespaces for mounts": ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"],
+    "buildah": ["buildah", "info"],
+}
+"""What building does, and what shows that it may."""
 _SOURCES = ("deploy/images", "pyproject.toml", "recommender", "vllm_plugin", "vllm_rightsizer", "webhook")
 
 
 def missing_for_images() -> str | None:
     """Install what is missing for them; a sentence about what cannot be had, None where all is there."""
-    return missing_after_install(PACKAGES) if os.geteuid() == 0 else "only root can make their bases"
+    if os.geteuid() != 0:
+        return "only root can make their bases"
+    lacking = missing_after_install(PACKAGES)
+    if lacking is not None:
+        return lacking
+    # Root of a container may be refused what root of a machine may do.
+    for what, command in _PROBES.items():
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            return f"this machine refuses {what}: {done.stderr.strip()}"
+    return None
 
 
 def our_images(architecture: str) -> list[Path]:
@@ -36,15 +53,22 @@ def our_images(architecture: str) -> list[Path]:
     been before. Raises `LabError`."""
     folder = CACHE / "images" / _state()
     archives = [folder / f"{name}-{architecture}.tar" for name in ("control-plane", "injector")]
-    if not all(archive.exists() for archive in archives):
+
+    def built() -> bool:
+        return all(archive.exists() for archive in archives)
+
+    if not built():
         lacking = missing_for_images()
         if lacking is not None:
             raise LabError(f"images cannot be built: {lacking}")
-        settings = {"ARCHITECTURES": architecture, "OUT": str(folder)} | make_bases(architecture)
+        # In one go: who waits here has a cluster that waits for them, and a release takes minutes.
         with one_at_a_time(BUILDING):
-            # Half a gigabyte each: those of another state of the tree go.
-            shutil.rmtree(folder.parent, ignore_errors=True)
-            _run(str(ROOT / "deploy" / "images" / "build"), environment=settings)
+            settings = {"ARCHITECTURES": architecture, "OUT": str(folder)} | _made_bases(architecture)
+            # Meanwhile somebody else may have built them, and may be reading them.
+            if not built():
+                # Half a gigabyte each: those of another state of the tree go.
+                shutil.rmtree(folder.parent, ignore_errors=True)
+                _run(str(ROOT / "deploy" / "images" / "build"), environment=settings)
     return archives
 
 
@@ -63,11 +87,15 @@ def make_bases(architecture: str) -> dict[str, str]:
     """The settings by which deploy/images/build takes bases of ours; makes those of an architecture that are not there.
     Of one that this machine does not run, packages are unpacked and not set up: enough to build on, not to run. Raises
     `LabError`."""
-    own = own_architecture()
     with one_at_a_time(BUILDING):
-        for one in {architecture, own}:
-            _make_busybox(one)
-        _make_python(architecture, architecture != own)
+        return _made_bases(architecture)
+
+
+def _made_bases(architecture: str) -> dict[str, str]:
+    own = own_architecture()
+    for one in {architecture, own}:
+        _make_busybox(one)
+    _make_python(architecture, architecture != own)
     return {
         "BUILDER": "buildah",
         "BASE_CONTROL_PLANE": PYTHON_BASE,
@@ -95,7 +123,13 @@ def _make(name: str, architecture: str, options: list[str], only: tuple[str, ...
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "root.tar")
         command = ["mmdebstrap", "--quiet", "--mode=root", f"--architectures={architecture}", *options]
-        _run(*command, RELEASE, str(root), environment={"SOURCE_DATE_EPOCH": _DATE})
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                _run(*command, RELEASE, str(root), environment={"SOURCE_DATE_EPOCH": _DATE})
+                break
+            except LabError:
+                if attempt == _ATTEMPTS:
+                    raise
         if only:
             tree = Path(folder, "root")
             tree.mkdir()

@@ -10,6 +10,11 @@ from pathlib import Path
 
 from bench.lab.programs import one_at_a_time
 
+_ATTEMPTS = 3
+"""Downloads fail, and others may hold the lists' lock."""
+_WAITING = "--option=DPkg::Lock::Timeout=300"
+"""In seconds, for whoever else installs something."""
+
 
 def missing_after_install(packages: Mapping[str, str]) -> str | None:
     """Install what is missing; a sentence about what cannot be had, None where all is there.
@@ -24,18 +29,26 @@ def missing_after_install(packages: Mapping[str, str]) -> str | None:
 def _install(lacking: Sequence[str]) -> str | None:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         return f"{', '.join(lacking)} of Debian are needed, and only root can install them, by apt-get"
-    install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *lacking]
-    for command in (["apt-get", "update", "--quiet"], install):
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=dict(os.environ) | {"DEBIAN_FRONTEND": "noninteractive"},
-        )
-    if done.returncode:
-        return f"{' '.join(install)} failed: {done.stdout.strip().splitlines()[-1]}"
-    return None
+    update = ["apt-get", "update", "--quiet", _WAITING]
+    install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", _WAITING, *lacking]
+    for _ in range(_ATTEMPTS):
+        # Where the lists are not to be had, those of before may do.
+        _run(update)
+        done = _run(install)
+        if not done.returncode:
+            return None
+    said = "; ".join(done.stdout.strip().splitlines()[-3:])
+    return f"{' '.join(install)} failed: {said}"
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=dict(os.environ) | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"},
+    )
 
 
 def _is_there(what: str) -> bool:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import platform
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 FOLDERS = ("dev", "etc", "proc", "run", "sys", "tmp", "var")
 """That containers expect to be there."""
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+"""What images call the machines that the kernel names so."""
 
 
 def image(
@@ -27,7 +30,7 @@ def image(
     identity = f"sha256:{hashlib.sha256(layer).hexdigest()}"
     config = json.dumps(
         {
-            "architecture": "amd64",
+            "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
             "os": "linux",
             "config": {"Cmd": list(command), "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/bin"]},
             "rootfs": {"type": "layers", "diff_ids": [identity]},

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 from bench.lab.client import Raw
 from bench.lab.programs import LabError
+
+_ACCOUNT_SECONDS = 120.0
 
 
 class Kubectl:
@@ -51,5 +54,13 @@ class Kubectl:
             self("apply", "--server-side", "--filename=-", given=one)
 
     def namespace(self, name: str, labels: dict[str, str] | None = None) -> str:
+        """Pods can be made in it: without an account, which somebody else makes a moment later, they are refused.
+        Raises `LabError` where nobody does."""
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels or {}}})
+        deadline = time.monotonic() + _ACCOUNT_SECONDS
+        account = ("get", f"--namespace={name}", "serviceaccount", "default", "--ignore-not-found", "--output=name")
+        while not self(*account):
+            if time.monotonic() > deadline:
+                raise LabError(f"namespace {name} has no ServiceAccount `default` after {_ACCOUNT_SECONDS:.0f} s")
+            time.sleep(0.2)
         return name

@@ -8,15 +8,14 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.lab.control_plane import POD_ADDRESSES, ControlPlane
+from bench.lab.control_plane import API_SERVICE, POD_ADDRESSES, ControlPlane
 from bench.lab.debian import missing_after_install
 from bench.lab.images import image
-from bench.lab.leftovers import Leftovers, quietly
+from bench.lab.leftovers import Leftovers, pods_of_others, quietly, rules
 from bench.lab.programs import LabError, folder_with, start
 from vllm_rightsizer.demo.processes import Program
 
@@ -35,9 +34,20 @@ PACKAGES = {
 }
 """What of Debian a node needs: a program, or a file, and the package that has it."""
 _STATE = Path("/run/vllm-rightsizer-lab")
+_OVERLAY = """
+place=$(mktemp -d)
+mkdir "$place/lower" "$place/upper" "$place/work" "$place/all"
+said=$(mount -t overlay overlay -o "lowerdir=$place/lower,upperdir=$place/upper,workdir=$place/work" "$place/all" 2>&1)
+refused=$?
+[ $refused != 0 ] || umount "$place/all"
+rm -rf "$place"
+echo "$said" >&2
+exit $refused"""
 _PROBES = {
     "namespaces of its own": ["unshare", "--net", "--mount", "--pid", "--fork", "true"],
-    "a bridge": ["sh", "-c", "ip link add vllmrsprobe type bridge && ip link delete vllmrsprobe"],
+    "the kernel's overlay file system": ["unshare", "--mount", "sh", "-c", _OVERLAY],
+    # By a name that no other run has, and none that was killed.
+    "a bridge": ["sh", "-c", "ip link add vllmrs$$ type bridge && ip link delete vllmrs$$"],
     "rules of iptables": ["iptables", "--table", "nat", "--list-rules"],
     "control groups that it can write": ["sh", "-c", "test -w /sys/fs/cgroup || test -w /sys/fs/cgroup/memory"],
 }
@@ -48,11 +58,11 @@ def missing_for_a_node() -> str | None:
     """What this machine lacks and cannot be given; None where a node can run here. Installs Debian's packages."""
     if os.geteuid() != 0:
         return "a node needs root: containers are made by it"
+    if pods_of_others(_STATE):
+        return "another node runs pods on this machine, and a second one would end them: use that by its KUBECONFIG"
     lacking = missing_after_install(PACKAGES)
     if lacking is not None:
         return lacking
-    if "overlay" not in Path("/proc/filesystems").read_text():
-        return "a node needs the kernel's overlay file system"
     # Root of a container may be refused what root of a machine may do.
     for what, command in _PROBES.items():
         done = subprocess.run(command, capture_output=True, text=True)
@@ -79,6 +89,7 @@ class Node:
             self._start_kubelet()
             self._start_proxy()
             plane.wait_for(self._ready, "ready node", self._programs[1])
+            plane.wait_for(_leads_to_the_api_server, "rule of kube-proxy for the API server", self._programs[2])
         except BaseException:
             self.stop()
             raise
@@ -242,8 +253,8 @@ path = "{self._folder}/opt"
                 # Some have ended already.
                 with contextlib.suppress(LabError):
                     self.ctr("tasks", "kill", "--signal=SIGKILL", "--all", container)
-            time.sleep(0.5)
             for container in self.ctr("containers", "ls", "--quiet").split():
+                # Once its processes have ended, which this waits for.
                 with contextlib.suppress(LabError):
                     self.ctr("tasks", "delete", "--force", container)
                 with contextlib.suppress(LabError):
@@ -285,9 +296,18 @@ def address() -> Iterator[str]:
         quietly("ip", "address", "delete", f"{ADDRESS}/32", "dev", "lo")
 
 
+def _leads_to_the_api_server() -> bool:
+    leading = [rule for rule in rules("iptables", "nat") if rule.startswith("-A KUBE-SERVICES ")]
+    return any(f" {API_SERVICE}/32 " in rule for rule in leading)
+
+
 def _pause_image(file: Path) -> Path:
     """What holds a pod's network: a program that sleeps."""
-    return image(file, PAUSE, {"/bin/busybox": Path("/bin/busybox")}, ["/bin/busybox", "sleep", "2147483647"])
+    busybox = Path(shutil.which("busybox") or "/bin/busybox").resolve()
+    # Whichever of Debian's two this machine has: one of them brings no libraries, and needs none.
+    listed = subprocess.run(["ldd", str(busybox)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    libraries = {word: Path(word).resolve() for word in listed.split() if word.startswith("/")}
+    return image(file, PAUSE, {"/bin/busybox": busybox} | libraries, ["/bin/busybox", "sleep", "2147483647"])
 
 
 def _write(file: Path, content: Any) -> Path:

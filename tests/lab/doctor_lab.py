@@ -16,7 +16,7 @@ from bench.lab.programs import ROOT
 from bench.lab.vllm_pods import IMAGE
 from vllm_plugin.names import ANNOTATION_CONTAINER
 
-from .lab_cluster import wait_for
+from .lab_cluster import PATIENCE_SECONDS, wait_for
 from .pages import reader
 
 TEAM = "team-doctor"
@@ -28,9 +28,9 @@ Harm = Callable[[Kubectl], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Fault:
-    """`harm` makes it for the length of a block. The first finding is to be `finding`, its fix to contain `fix`, and
-    what was seen `seen`. `mends`: after the fix, run as it is printed, nothing is found any more; otherwise it only
-    shows something, and what is to be done is for people."""
+    """`harm` makes it for the length of a block. Then the first finding comes to be `finding`, its fix to contain
+    `fix`, and what was seen `seen`. `mends`: after the fix, run as it is printed, nothing is found any more; otherwise
+    it only shows something, and what is to be done is for people."""
 
     harm: Harm
     finding: str
@@ -44,10 +44,7 @@ class Fault:
     def tried(self, kubectl: Kubectl) -> None:
         """The installation is well afterwards, or the test fails."""
         with self.harm(kubectl):
-            found = first(kubectl)
-            assert found["name"] == self.finding, found
-            assert self.seen in found["seen"], found
-            assert self.fix in found["fix"], found
+            found = first(kubectl, self.finding, self.seen, self.fix)
             run(kubectl, found["fix"], may_find_nothing=not self.mends)
             if self.mends:
                 wait_until_well(kubectl)
@@ -64,16 +61,26 @@ def examined(kubectl: Kubectl, *options: str) -> tuple[int, list[Raw]]:
     return done.returncode, found
 
 
-def first(kubectl: Kubectl) -> Raw:
-    """The first finding of the first look at which there is any."""
-    code, found = wait_for(lambda: _ill(kubectl), "a finding", 90.0)
-    assert code == 1
-    return found[0]
+def first(kubectl: Kubectl, name: str, seen: str, fix: str = "") -> Raw:
+    """The first finding, as soon as it is as it is to be. What was done a moment ago is not everywhere at once: a pod
+    that is on its way, or a probe that a busy machine has kept waiting, is a finding, too, and rightly so."""
+    last: list[Raw] = []
+
+    def look() -> bool:
+        code, last[:] = examined(kubectl)
+        assert bool(last) == (code == 1)
+        return bool(last) and last[0]["name"] == name and seen in last[0]["seen"] and fix in last[0]["fix"]
+
+    _wait_for(look, f"{name} as the first finding", last)
+    return last[0]
 
 
-def _ill(kubectl: Kubectl) -> tuple[int, list[Raw]] | None:
-    code, found = examined(kubectl)
-    return (code, found) if found else None
+def _wait_for(look: Callable[[], bool], what: str, last: list[Raw]) -> None:
+    """`last` are the findings of the last look."""
+    try:
+        wait_for(look, what)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {json.dumps(last, indent=1)}") from error
 
 
 def run(kubectl: Kubectl, fix: str, *, may_find_nothing: bool = False) -> None:
@@ -85,23 +92,20 @@ def run(kubectl: Kubectl, fix: str, *, may_find_nothing: bool = False) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
     )
     allowed = (0, 1) if may_find_nothing and "| grep" in fix else (0,)
     assert done.returncode in allowed, f"{fix}\n{done.stdout}{done.stderr}"
 
 
-def wait_until_well(kubectl: Kubectl) -> None:
+def wait_until_well(kubectl: Kubectl, *options: str) -> None:
     last: list[Raw] = []
 
     def look() -> bool:
-        code, last[:] = examined(kubectl)
+        code, last[:] = examined(kubectl, *options)
         return (code, last) == (0, [])
 
-    try:
-        wait_for(look, "an installation without findings", 90.0)
-    except AssertionError as error:
-        raise AssertionError(f"{error}: {last}") from error
+    _wait_for(look, "an installation without findings", last)
 
 
 def pod(name: str, spec: Raw, namespace: str = TEAM) -> Raw:

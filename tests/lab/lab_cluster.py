@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -26,9 +27,14 @@ QUICK_START = "docs/quick-start.md"
 CHAT, NAME = "chat", "llama-3-8b"
 """The namespace and the Deployment of all pages."""
 SIZES = ("--gpu-memory-utilization=0.3", "--max-model-len=2048")
-START_SECONDS = 400.0
+START_SECONDS = 900.0
+"""Until a vLLM is ready; where two start beside everything else, each takes minutes."""
+PATIENCE_SECONDS = 300.0
+"""Until anything else is as it is to be: pods, what the recommender writes, what doctor says."""
 REQUESTS = 700
 """With them more tokens were looked up than the pool holds."""
+LATER = 400
+"""Of these, too, a size can be made; they come to the same pod."""
 RECOMMENDER = "app.kubernetes.io/component=recommender"
 WEBHOOK = "app.kubernetes.io/component=webhook"
 FIGURES: list[str] = []
@@ -70,7 +76,7 @@ class Measured:
     shown: str
 
 
-def wait_for(look: Callable[[], _Found], what: str, seconds: float = 120.0) -> _Found:
+def wait_for(look: Callable[[], _Found], what: str, seconds: float = PATIENCE_SECONDS) -> _Found:
     """What `look` finds, as soon as that is something; what fails meanwhile may succeed later."""
     deadline = time.monotonic() + seconds
     trouble = ""
@@ -155,13 +161,48 @@ def restarted(kubectl: Kubectl) -> Raw:
     )
 
 
+def tried(kubectl: Kubectl, namespace: str, spec: Raw, **metadata: Any) -> Raw:
+    """What a pod would be after admission; it is not made."""
+    about = {"generateName": "tried-", "namespace": namespace} | metadata
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": spec}
+    made: Raw = json.loads(kubectl("create", "--dry-run=server", "--output=json", "--filename=-", given=pod))
+    return made
+
+
+def tried_of_deployment(kubectl: Kubectl) -> Raw:
+    """What another pod of the Deployment of all pages would be."""
+    sets = kubectl.items(f"--namespace={CHAT}", "replicasets", f"--selector=app={NAME}")
+    owner = next(one for one in sets if one["spec"]["replicas"])
+    template, own = owner["spec"]["template"], owner["metadata"]
+    reference = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "controller": True}
+    about = {name: template["metadata"].get(name) or {} for name in ("labels", "annotations")}
+    return tried(
+        kubectl,
+        CHAT,
+        template["spec"],
+        ownerReferences=[reference | {name: own[name] for name in ("name", "uid")}],
+        **about,
+    )
+
+
 def our_pods(kubectl: Kubectl, component: str) -> list[Raw]:
+    """Those that are on their way out, too."""
     return kubectl.items(f"--namespace={NAMESPACE}", "pods", "-l", component)
+
+
+def ready_pods(kubectl: Kubectl, component: str, count: int, but: Collection[str] = ()) -> list[Raw]:
+    """As soon as there are so many of ours that are ready and stay; none of those with the uids `but`."""
+
+    def look() -> list[Raw]:
+        found = [pod for pod in our_pods(kubectl, component) if is_ready(pod) and pod["metadata"]["uid"] not in but]
+        return found if len(found) == count else []
+
+    return wait_for(look, f"{count} ready pods of ours, {component}")
 
 
 def plugin_says(pod: Raw, metric: str) -> float:
     """A metric of the plugin in the pod, all its series together."""
-    page = httpx.get(f"http://{pod['status']['podIP']}:{PLUGIN_PORT}/metrics", trust_env=False).text
+    page = httpx.get(f"http://{pod['status']['podIP']}:{PLUGIN_PORT}/metrics", trust_env=False, timeout=60).text
     found = [line for line in page.splitlines() if line.startswith(f"{metric}{{")]
     assert found, f"no {metric} on\n{page}"
     return sum(float(line.split()[-1]) for line in found)

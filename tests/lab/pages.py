@@ -16,7 +16,8 @@ from bench.lab.page_commands import blocks_of
 from bench.lab.programs import ROOT
 
 _SECTION = re.compile(r"^##+ (.*)$", re.MULTILINE)
-_BLOCK_SECONDS = 900.0
+_BLOCK_SECONDS = 1200.0
+_COMMAND_SECONDS = 300.0
 BASH = ("bash", "-euo", "pipefail", "-c")
 
 
@@ -94,7 +95,7 @@ def run_one(command: str, environment: dict[str, str]) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=_COMMAND_SECONDS,
     )
     printed, _, statuses = done.stdout.rpartition("\n")
     first, *others = map(int, statuses.split())

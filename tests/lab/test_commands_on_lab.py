@@ -18,6 +18,7 @@ from bench.lab.page_commands import NOT_RUN, commands, commands_in_sentences, pa
 from bench.lab.programs import ROOT, LabError, folder_with
 from vllm_plugin.names import ANNOTATION_EXCLUDE
 
+from .doctor_lab import wait_until_well
 from .lab_cluster import (
     CHAT,
     NAME,
@@ -27,6 +28,7 @@ from .lab_cluster import (
     RELEASE,
     WEBHOOK,
     Installed,
+    is_ready,
     our_pods,
     ready_pod,
     wait_for,
@@ -138,7 +140,7 @@ def kinds_of_others(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterato
         definition["metadata"].pop("labels", None)
         kubectl.apply(definition)
     names = [f"customresourcedefinition/{definition['metadata']['name']}" for definition in made]
-    kubectl("wait", "--for=condition=Established", *names)
+    kubectl("wait", "--for=condition=Established", "--timeout=300s", *names)
     yield
     kubectl("delete", *names)
 
@@ -151,6 +153,9 @@ def test_command(kubectl: Kubectl, environment: dict[str, str], request: pytest.
     if command.startswith((f"{RELEASE} webhook", f"{RELEASE} recommender")):
         _runs_in_a_pod(kubectl, command)
         return
+    if command.startswith(f"{RELEASE} doctor"):
+        # It says by its exit code that it finds nothing.
+        wait_until_well(kubectl)
     pod = request.getfixturevalue("crashed") if "--previous" in command else _pod_meant(kubectl, command)
     [found] = kubectl.items(f"--namespace={CHAT}", "vllmrec")
     command = filled(command, {"POD": pod, "vllmrec NAME": f"vllmrec {found['metadata']['name']}"})
@@ -165,7 +170,8 @@ def _pod_meant(kubectl: Kubectl, command: str) -> str:
     """One of our servers where their port is asked, otherwise the one with vLLM."""
     for port, component in ((":9416/", RECOMMENDER), (":8443/", WEBHOOK)):
         if port in command:
-            return str(our_pods(kubectl, component)[0]["metadata"]["name"])
+            ready = wait_for(lambda of=component: next(filter(is_ready, our_pods(kubectl, of)), None), component)
+            return str(ready["metadata"]["name"])
     return str(ready_pod(kubectl)["metadata"]["name"])
 
 
@@ -184,7 +190,7 @@ def test_the_page_of_the_api(kubectl: Kubectl, environment: dict[str, str], inst
     """With the value that the API takes; through the port-forward that the page opens first."""
     kubectl.helm(
         *("upgrade", RELEASE, str(ROOT / "deploy" / "chart"), f"--namespace={NAMESPACE}", "--reset-then-reuse-values"),
-        *("--set=recommender.api.enabled=true", "--wait", "--timeout=120s"),
+        *("--set=recommender.api.enabled=true", "--wait", "--timeout=15m"),
     )
     assert installed.began
     forward, *asked = commands(API_PAGE)
@@ -194,15 +200,24 @@ def test_the_page_of_the_api(kubectl: Kubectl, environment: dict[str, str], inst
     with subprocess.Popen(["bash", "-c", f"exec {forward}"], cwd=ROOT, env=environment) as forwarding:
         try:
             wait_for(_answers, "the port-forward")
-            workloads, decision, what_if = (run_one(command, environment) for command in asked)
+            workloads, decision, what_if = asked
+            for command, answer in ((workloads, f'"{NAME}"'), (decision, r"\w"), (what_if, f'"{NAME}"')):
+                wait_for(lambda command=command, answer=answer: _says(command, environment, answer), command)
         finally:
             forwarding.terminate()
-    assert f'"{NAME}"' in workloads
-    assert decision.strip() not in ("", "null")
-    assert f'"{NAME}"' in what_if
     [through_the_server] = commands_in_sentences(API_PAGE)
     path = f"namespaces/{NAMESPACE}/services/{RELEASE}-recommender"
-    assert NAME in run_one(through_the_server.replace("namespaces/NAMESPACE/services/NAME", path), environment)
+    asked_of_it = through_the_server.replace("namespaces/NAMESPACE/services/NAME", path)
+    wait_for(lambda: _says(asked_of_it, environment, NAME), asked_of_it)
+
+
+def _says(command: str, environment: dict[str, str], answer: str) -> bool:
+    """Whether it prints what fits, and no `null`. Where the API has no time it says when to ask again, in JSON, too."""
+    try:
+        printed = run_one(command, environment)
+    except AssertionError as error:
+        raise LabError(str(error)) from error
+    return bool(re.search(answer, printed)) and printed.strip() != "null"
 
 
 def _nobody_answers() -> bool:

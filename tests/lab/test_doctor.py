@@ -20,7 +20,7 @@ from bench.lab.programs import ROOT
 from bench.lab.vllm_pods import vllm_pod
 from vllm_plugin.names import ANNOTATION_AUTO, LABEL_INJECT, LABEL_INJECTED
 
-from .doctor_lab import TEAM, Fault, examined, first, idle, on_node, pod, run, there, wait_until_well
+from .doctor_lab import TEAM, Fault, first, idle, on_node, pod, run, there, wait_until_well
 from .lab_cluster import (
     CHAT,
     NAME,
@@ -30,9 +30,10 @@ from .lab_cluster import (
     START_SECONDS,
     annotations,
     labels,
-    our_pods,
     pods_of,
     ready_pod,
+    ready_pods,
+    tried,
     wait_for,
     workload,
 )
@@ -49,7 +50,9 @@ def team(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
     """Beside the namespace with the vLLM that is measured one more that has opted in."""
     request.getfixturevalue("measured")
     kubectl.namespace(TEAM, {LABEL_INJECT: "enabled"})
-    wait_for(lambda: _plugin_maps(kubectl, TEAM), "plugin")
+    # The webhook learns a little later than we that the plugin is there.
+    vllm = vllm_pod(kubectl.scratch / "model", *SIZES)
+    wait_for(lambda: LABEL_INJECTED in labels(tried(kubectl, TEAM, vllm)), "plugin")
     yield kubectl
     for name in (TEAM, LATE):
         kubectl("delete", "namespace", name, "--ignore-not-found")
@@ -62,7 +65,7 @@ def _plugin_maps(kubectl: Kubectl, namespace: str) -> list[Raw]:
 
 def test_nothing_is_found_where_all_is_well(team: Kubectl, tmp_path: Path) -> None:
     file = tmp_path / "bundle.tar.gz"
-    assert examined(team, f"--bundle={file}") == (0, [])
+    wait_until_well(team, f"--bundle={file}")
     listed = subprocess.run(["tar", "-xzOf", str(file)], capture_output=True, text=True, check=True).stdout
     # The webhook's own log, which the kubelet gives.
     assert "the caBundle of vllm-rightsizer is written" in listed
@@ -134,7 +137,7 @@ page.__enter__()"""
 def network_that_keeps_the_recommender_away(kubectl: Kubectl) -> Iterator[None]:
     """A NetworkPolicy, and what a network that follows policies makes of it: the lab's own follows none. So a rule
     in the pod's network, as such an agent would write it, drops what the recommender sends to the plugin."""
-    [recommender] = our_pods(kubectl, RECOMMENDER)
+    [recommender] = ready_pods(kubectl, RECOMMENDER, 1)
     [vllm] = pods_of(kubectl, CHAT, NAME)
     policy = {
         "apiVersion": "networking.k8s.io/v1",
@@ -147,14 +150,14 @@ def network_that_keeps_the_recommender_away(kubectl: Kubectl) -> Iterator[None]:
         },
     }
     rule = f"INPUT --protocol tcp --source {recommender['status']['podIP']} --dport {PLUGIN_PORT} --jump DROP"
-    inside = _INSIDE.format(uid=vllm["metadata"]["uid"].replace("-", "[-_]"))
-    on_node(kubectl, "doctor-drops", f"{inside} iptables --insert {rule}")
+    uid = vllm["metadata"]["uid"].replace("-", "[-_]")
+    on_node(kubectl, "doctor-drops", _INSIDE.format(uid=uid, command=f"iptables --insert {rule}"))
     try:
         with there(kubectl, policy):
             wait_for(lambda: "True" not in _said(kubectl, "PluginReporting"), "a scrape that fails")
             yield
     finally:
-        on_node(kubectl, "doctor-lets-through", f"{inside} iptables --delete {rule}")
+        on_node(kubectl, "doctor-lets-through", _INSIDE.format(uid=uid, command=f"iptables --delete {rule}"))
         # The command's own, which lets the recommender through.
         added = f"networkpolicy/vllm-rightsizer-plugin-{PLUGIN_PORT}"
         kubectl("delete", f"--namespace={CHAT}", added, "--ignore-not-found")
@@ -163,9 +166,11 @@ def network_that_keeps_the_recommender_away(kubectl: Kubectl) -> Iterator[None]:
 
 _INSIDE = """
 for folder in /proc/[0-9]*; do
-  if grep --quiet --extended-regexp '{uid}' "$folder/cgroup" 2>/dev/null; then process="${{folder#/proc/}}"; fi
+  grep --quiet --extended-regexp '{uid}' "$folder/cgroup" 2>/dev/null || continue
+  if nsenter --target "${{folder#/proc/}}" --net -- {command}; then exit 0; fi
 done
-nsenter --target "$process" --net --"""
+exit 1"""
+"""By whichever process of the pod is still there."""
 
 
 @contextmanager
@@ -225,9 +230,8 @@ def test_a_vllm_that_is_told_to_load_other_plugins(team: Kubectl) -> None:
         workload("Deployment", TEAM, UNNAMED, spec),
     ):
         before = _ready(team)
-        found = first(team)
-        assert (found["name"], found["about"]) == ("PluginNotNamed", f"Pod {TEAM}/{before['metadata']['name']}")
-        assert "comes from the ConfigMap settings" in found["seen"]
+        found = first(team, "PluginNotNamed", "comes from the ConfigMap settings")
+        assert found["about"] == f"Pod {TEAM}/{before['metadata']['name']}"
         run(team, found["fix"])
         wait_for(lambda: _ready(team)["metadata"]["uid"] != before["metadata"]["uid"], "another vLLM", START_SECONDS)
         wait_until_well(team)

@@ -22,7 +22,7 @@ from vllm_plugin.names import LABEL_INJECT
 from webhook.pairs import Lifetimes, new_leaf, read_pair
 
 from .doctor_lab import TEAM, Fault, examined, first, idle, patched, pod, run, there, wait_until_well
-from .lab_cluster import NAMESPACE, RECOMMENDER, RELEASE, WEBHOOK, Installed, is_ready, our_pods, wait_for
+from .lab_cluster import NAMESPACE, RECOMMENDER, RELEASE, WEBHOOK, Installed, our_pods, ready_pods, wait_for
 
 OURS = f"--namespace={NAMESPACE}"
 CONFIGURATION = "mutatingwebhookconfiguration/vllm-rightsizer"
@@ -192,7 +192,8 @@ def _refused(kubectl: Kubectl, *arguments: str) -> bool:
 
 @contextmanager
 def lease_of_somebody_who_is_gone(kubectl: Kubectl) -> Iterator[None]:
-    spec = {"holderIdentity": "gone", "leaseDurationSeconds": 20, "renewTime": "2026-01-01T00:00:00.000000Z"}
+    # So long it is held: long enough for a slow machine to look at it.
+    spec = {"holderIdentity": "gone", "leaseDurationSeconds": 30, "renewTime": "2026-01-01T00:00:00.000000Z"}
     kubectl("patch", OURS, f"lease/{LEASE}", "--type=merge", f"--patch={json.dumps({'spec': spec})}")
     yield
 
@@ -223,10 +224,8 @@ def test_webhook_that_is_away_and_a_pod_that_started_meanwhile(team: Kubectl) ->
     team("scale", OURS, WEBHOOK_DEPLOYMENT, "--replicas=0")
     wait_for(lambda: not our_pods(team, WEBHOOK), "no webhook")
     with there(team, pod("meanwhile", idle())):
-        found = first(team)
-        assert (found["name"], found["seen"]) == ("WebhookNotRunning", "it is scaled to 0 replicas")
-        run(team, found["fix"])
-        wait_for(lambda: sum(map(is_ready, our_pods(team, WEBHOOK))) == 2, "the webhook")
+        run(team, first(team, "WebhookNotRunning", "it is scaled to 0 replicas")["fix"])
+        assert ready_pods(team, WEBHOOK, 2)
         [found] = wait_for(lambda: _only(team, "PodNotAdmitted"), "the pod that is left")
         assert found["about"] == f"Pod {TEAM}/meanwhile"
     wait_until_well(team)
@@ -240,7 +239,7 @@ def _only(kubectl: Kubectl, name: str) -> list[Raw]:
 def test_helm_meets_no_conflict_after_all_that(team: Kubectl) -> None:
     """What was written back is Helm's own, so that the next upgrade is nobody's quarrel."""
     chart, values = str(ROOT / "deploy" / "chart"), "--reuse-values"
-    team.helm("upgrade", RELEASE, chart, OURS, values, "--set=crds.apply=false", "--wait", "--timeout=120s")
+    team.helm("upgrade", RELEASE, chart, OURS, values, "--set=crds.apply=false", "--wait", "--timeout=15m")
     wait_until_well(team)
     shipped = {raw["metadata"]["name"] for raw in documents(ROOT / "deploy" / "crds" / "vllmpolicies.yaml")}
     assert shipped <= {raw["metadata"]["name"] for raw in team.items("customresourcedefinitions")}

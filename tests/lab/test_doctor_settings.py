@@ -129,7 +129,7 @@ def monitor_that_no_prometheus_takes(kubectl: Kubectl) -> Iterator[None]:
     definitions = [f"--filename={folder_with(name) / name}" for name in MONITORING]
     kubectl("apply", "--server-side", *definitions)
     try:
-        kubectl("wait", "--for=condition=Established", *definitions)
+        kubectl("wait", "--for=condition=Established", "--timeout=300s", *definitions)
         wait_for(lambda: kubectl("get", "podmonitors,prometheuses", "--ignore-not-found") or "none", "the new kinds")
         kubectl("apply", f"--filename={file}")
         kubectl.apply(prometheus)

@@ -20,11 +20,12 @@ from .lab_cluster import (
     WEBHOOK,
     Installed,
     first_pod,
-    is_ready,
     is_untouched,
     labels,
     our_pods,
+    ready_pods,
     restarted,
+    tried,
     wait_for,
     workload,
 )
@@ -44,12 +45,13 @@ def spec(kubectl: Kubectl) -> Raw:
 
 
 @pytest.fixture(scope="module")
-def teams(installed: Installed) -> Iterator[Kubectl]:
+def teams(installed: Installed, spec: Raw) -> Iterator[Kubectl]:
     """Two namespaces, one of which has opted in."""
     kubectl = installed.kubectl
     kubectl.namespace(OUT)
     kubectl.namespace(IN, OPTED_IN)
-    wait_for(lambda: kubectl.items(f"--namespace={IN}", "configmaps", "-l", "app.kubernetes.io/managed-by"), "plugin")
+    # The webhook learns a little later than we that the plugin is there, and the API server where the webhook is.
+    wait_for(lambda: LABEL_INJECTED in labels(tried(kubectl, IN, spec)), "the plugin")
     yield kubectl
     for name in (IN, OUT, AFTER):
         kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
@@ -74,14 +76,13 @@ def test_who_is_left_alone(teams: Kubectl, spec: Raw) -> None:
 
 
 def test_a_killed_webhook_comes_back_and_blocks_nothing(teams: Kubectl, spec: Raw) -> None:
-    killed = {pod["metadata"]["uid"] for pod in our_pods(teams, WEBHOOK)}
-    assert len(killed) == WEBHOOKS
+    killed = {pod["metadata"]["uid"] for pod in ready_pods(teams, WEBHOOK, WEBHOOKS)}
     ours = f"--namespace={NAMESPACE}"
     teams("delete", "pod", ours, "-l", WEBHOOK, "--grace-period=0", "--force", "--wait=false")
     teams.apply(workload("Deployment", IN, "meanwhile", spec))
     assert first_pod(teams, IN, "meanwhile")
-    wait_for(lambda: _ready_webhooks(teams, killed) == WEBHOOKS, "webhooks")
-    _expect_the_plugin(teams, "meanwhile")
+    ready_pods(teams, WEBHOOK, WEBHOOKS, but=killed)
+    _expect_the_plugin(teams, "meanwhile", spec)
 
 
 def test_without_webhook_pods_start_unmodified(teams: Kubectl, spec: Raw) -> None:
@@ -91,18 +92,15 @@ def test_without_webhook_pods_start_unmodified(teams: Kubectl, spec: Raw) -> Non
     teams.apply(workload("Deployment", IN, "late", spec))
     assert is_untouched(first_pod(teams, IN, "late"))
     teams("scale", ours, "deployment", "-l", WEBHOOK, f"--replicas={WEBHOOKS}")
-    wait_for(lambda: _ready_webhooks(teams, set()) == WEBHOOKS, "webhooks")
-    _expect_the_plugin(teams, "late")
+    ready_pods(teams, WEBHOOK, WEBHOOKS)
+    _expect_the_plugin(teams, "late", spec)
 
 
-def _ready_webhooks(kubectl: Kubectl, but: set[str]) -> int:
-    return sum(is_ready(pod) for pod in our_pods(kubectl, WEBHOOK) if pod["metadata"]["uid"] not in but)
-
-
-def _expect_the_plugin(kubectl: Kubectl, app: str) -> None:
-    """In the next pod."""
+def _expect_the_plugin(kubectl: Kubectl, app: str, spec: Raw) -> None:
+    """In the next pod, once the API server has learned where ready webhooks are, a little later than we."""
+    wait_for(lambda: all(LABEL_INJECTED in labels(tried(kubectl, IN, spec)) for _ in range(5)), "every webhook")
     kubectl("delete", "pod", f"--namespace={IN}", f"--selector=app={app}")
-    wait_for(lambda: LABEL_INJECTED in labels(first_pod(kubectl, IN, app)), f"the plugin in {app}")
+    assert LABEL_INJECTED in labels(first_pod(kubectl, IN, app))
 
 
 def test_away_with_it(kubectl: Kubectl, real: Raw, quick_start: Page) -> None:
@@ -144,7 +142,7 @@ def test_without_helm(installed: Installed, install_page: Page) -> None:
     install_page.run("Without Helm")
     for component in ("webhook", "recommender"):
         name = f"deployment/vllm-rightsizer-{component}"
-        kubectl("rollout", "status", f"--namespace={NAMESPACE}", name, "--timeout=120s")
+        kubectl("rollout", "status", f"--namespace={NAMESPACE}", name, "--timeout=10m")
     assert "MutatingWebhookConfiguration" in install_page.run("Without Helm", 1)
     install_page.run("Without Helm", 2)
     assert not kubectl.items("mutatingwebhookconfigurations")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Callable
 
 import pytest
 
@@ -17,21 +18,21 @@ from vllm_plugin.names import REQUESTS as REQUESTS_METRIC
 from .lab_cluster import (
     CHAT,
     FIGURES,
+    LATER,
     NAME,
     NAMESPACE,
     QUICK_START,
     RECOMMENDER,
-    REQUESTS,
     Measured,
     annotations,
     condition,
-    is_ready,
     load,
-    our_pods,
     plugin_says,
     ready_pod,
+    ready_pods,
     restarted,
     status_of,
+    tried_of_deployment,
     wait_for,
 )
 from .pages import reader, run_one
@@ -74,9 +75,10 @@ def test_until_the_window_has_data_the_preliminary_size_is_held(real: Raw) -> No
 def test_next_pod_runs_with_the_recommendation_and_serves(kubectl: Kubectl, real: Raw) -> None:
     assert "mode" not in kubectl.get("clusterautomation", "default")["spec"]
     own = _pool_of_its_own_arguments(kubectl)
-    target = status_of(kubectl)["target"]
+    target = wait_for(lambda: _other_target(kubectl, real), "a size by the policy `default`")
     assert target["kvBytes"] < own
-    assert target != real["target"]
+    # Both replicas follow the API server, each in its own time.
+    wait_for(lambda: ANNOTATION_APPLIED in annotations(tried_of_deployment(kubectl)), "a webhook that writes the size")
     admitted = restarted(kubectl)
     pod = ready_pod(kubectl)
     assert pod["metadata"]["uid"] == admitted["metadata"]["uid"]
@@ -91,29 +93,32 @@ def test_killed_recommender_goes_on_with_its_history(kubectl: Kubectl, real: Raw
     assert real
     pod = ready_pod(kubectl)
     # Some came to the pod before this one: the last look at them is the history's.
-    before = wait_for(lambda: _counted(kubectl, REQUESTS + 1), "requests of both pods")
-    [killed] = our_pods(kubectl, RECOMMENDER)
+    least = LATER + AFTER_THE_RESTART
+    before = wait_for(lambda: _counted(kubectl, lambda requests: requests >= least), "requests of both pods")
+    [killed] = ready_pods(kubectl, RECOMMENDER, 1)
     kubectl("delete", "pod", f"--namespace={NAMESPACE}", killed["metadata"]["name"], "--grace-period=0", "--force")
-    wait_for(
-        lambda: [
-            found
-            for found in our_pods(kubectl, RECOMMENDER)
-            if is_ready(found) and found["metadata"]["uid"] != killed["metadata"]["uid"]
-        ],
-        "another recommender",
-    )
+    ready_pods(kubectl, RECOMMENDER, 1, but=(killed["metadata"]["uid"],))
     load(pod, AFTER_THE_KILL, seed=4)
+
+    def with_the_last(requests: int) -> bool:
+        # Those of the policy `preliminary` go ten minutes after they came: on a slow machine at this moment.
+        return requests >= before + AFTER_THE_KILL or least + AFTER_THE_KILL <= requests < before
+
     # Only a recommender that runs counts these; one without the history counts these, or what the pod has seen, alone.
-    after = wait_for(lambda: _counted(kubectl, before + AFTER_THE_KILL), "what came before the kill, and after it")
-    seen_by_the_pod = plugin_says(pod, REQUESTS_METRIC)
-    assert AFTER_THE_KILL <= seen_by_the_pod < before < after
+    after = wait_for(lambda: _counted(kubectl, with_the_last), "what came before the kill, and after it")
+    assert AFTER_THE_KILL <= plugin_says(pod, REQUESTS_METRIC) < min(before, after)
     assert status_of(kubectl)["target"]["kvBytes"] < _pool_of_its_own_arguments(kubectl)
 
 
-def _counted(kubectl: Kubectl, least: int) -> int:
-    """Requests that the recommendation is made from, where they are so many; else 0."""
+def _other_target(kubectl: Kubectl, than: Raw) -> Raw | None:
+    target = status_of(kubectl).get("target")
+    return target if target != than["target"] else None
+
+
+def _counted(kubectl: Kubectl, enough: Callable[[int], bool]) -> int:
+    """Requests that the recommendation is made from, where they are as they are to be; else 0."""
     requests = int((status_of(kubectl).get("measured") or {}).get("requests", 0))
-    return requests if requests >= least else 0
+    return requests if enough(requests) else 0
 
 
 def _pool_of_its_own_arguments(kubectl: Kubectl) -> int:
