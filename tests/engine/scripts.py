@@ -19,7 +19,7 @@ from vllm_rightsizer.demo.sockets import ENV_SOCKETS, socket_folder
 
 from .harness import quiet_environment
 
-LONGEST_SECONDS = 1200.0
+LONGEST_SECONDS = 600.0
 """No script takes a tenth of it where nothing else runs; pytest's own limit is longer."""
 
 
