@@ -51,7 +51,7 @@ class RecommenderSettings:
     leader_elect: bool = True
     """Whether others may run beside this one on the API server: then one of them leads, by a Lease in `namespace`."""
     namespace: str = "vllm-rightsizer"
-    """That of our servers on the API server, whose pods the webhook is not asked about."""
+    """That of our servers on the API server: it has the Lease, and the webhook is not asked about its pods."""
     prices: Path | None = None
     """File of the user's own prices."""
     opencost: str | None = None

@@ -120,8 +120,8 @@ class EngineTracker:
     def estimator(self) -> ReuseEstimator | None:
         """The pool's estimator, None where reuse distances say nothing.
 
-        It knows all that it was told so far: another thread that is about to tell it is waited for. Not for ever, and
-        never by the scheduler's thread, which does not ask.
+        It knows all that it was told so far: another thread that is about to tell it is waited for, but not for ever.
+        What the scheduler itself calls does not ask.
         """
         self._backlog.clear(_PATIENCE_SECONDS)
         return self._estimator

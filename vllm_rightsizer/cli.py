@@ -154,7 +154,9 @@ def recommender(
     namespace: Annotated[
         str | None,
         typer.Option(
-            "--namespace", "-n", help="Of the Lease by which one leads, and never measured; by default the pod's own."
+            "--namespace",
+            "-n",
+            help="Of our servers: it has the Lease, and is not measured; by default the pod's own.",
         ),
     ] = None,
     plugin_maps: Annotated[

@@ -74,9 +74,20 @@ def _covered(source: Source, scope: Scope | None) -> tuple[Scope, str | None]:
         if scope is None:
             print(f"the scope is taken to be {Scope.OPT_IN}: {error}, or say it with --scope", file=sys.stderr)
         return scope or Scope.OPT_IN, None
-    found = [scope_of(webhook) for raw in configurations for webhook in webhooks_of(raw)]
-    servers = next((service[0] for raw in configurations if (service := service_of(raw)) is not None), None)
-    return scope or (Scope.OPT_OUT if Scope.OPT_OUT in found else Scope.OPT_IN), servers
+    found = {
+        (Scope.OPT_OUT if Scope.OPT_OUT in map(scope_of, webhooks) else Scope.OPT_IN, (service_of(raw) or (None,))[0])
+        for raw in configurations
+        if (webhooks := webhooks_of(raw))
+    }
+    if len(found) > 1:
+        # One of a former installation may have stayed, whose servers are gone.
+        names = ", ".join(sorted(str(raw["metadata"]["name"]) for raw in configurations if webhooks_of(raw)))
+        if scope is None:
+            contradiction = f"the MutatingWebhookConfigurations {names} contradict each other"
+            print(f"the scope is taken to be {Scope.OPT_IN}: {contradiction}; say it with --scope", file=sys.stderr)
+        return scope or Scope.OPT_IN, None
+    covered, servers = next(iter(found), (Scope.OPT_IN, None))
+    return scope or covered, servers
 
 
 def _meant(plan: Plan, namespace: str | None, workload: str | None) -> frozenset[str] | None:

@@ -84,16 +84,16 @@ def _listed(source: Source, what: What, namespace: str | None = None) -> ObjectR
     from recommender.api.apiserver.connection import ApiServer, CredentialsError
     from recommender.cluster_objects import NAMESPACES, RECOMMENDATIONS
     from recommender.listed_objects import FLEET, SIZES, ListingError, RefusedError, list_objects
-    from webhook.publishing import CONFIGURATIONS
 
-    kinds = {
-        "sizes": SIZES,
-        "recommendations": (RECOMMENDATIONS,),
-        "fleet": FLEET,
-        "namespaces": (NAMESPACES,),
-        "configurations": (CONFIGURATIONS,),
-    }
-    resources, way = kinds[what], source.access
+    if what == "configurations":
+        # It brings in what makes certificates.
+        from webhook.publishing import CONFIGURATIONS
+
+        resources = [CONFIGURATIONS]
+    else:
+        kinds = {"sizes": SIZES, "recommendations": (RECOMMENDATIONS,), "fleet": FLEET, "namespaces": (NAMESPACES,)}
+        resources = list(kinds[what])
+    way = source.access
 
     async def listed() -> ObjectReader:
         server = await ApiServer.connect(way.kubeconfig, way.context)

@@ -80,15 +80,16 @@ class FileObjectStore:
             return False
         return True
 
-    def revision(self) -> tuple[tuple[str, int, int], ...]:
+    def revision(self) -> tuple[tuple[str, int, int, int], ...]:
         """Changes whenever an object was written or removed; cheap enough to ask several times a second."""
         paths = self.folder.glob("*/*/*.json")
         found = []
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
-                # Before Linux 6.13 files that are written within 4 ms may have the same time; each is a new file.
+                # Before Linux 6.13 files that are written within 4 ms may have the same time. None has the number of
+                # the one before it, but it may have that of the one before that.
                 status = path.stat()
-                found.append((str(path), status.st_mtime_ns, status.st_ino))
+                found.append((str(path), status.st_mtime_ns, status.st_ino, status.st_size))
         return tuple(sorted(found))
 
     def _path(self, kind: str, namespace: str | None, name: str) -> Path:

@@ -13,4 +13,4 @@ def socket_folder() -> tempfile.TemporaryDirectory[str]:
 
     Its path is short: that of a socket has 107 characters at most, and the names that vLLM gives them have 36.
     """
-    return tempfile.TemporaryDirectory(prefix="vllm-", ignore_cleanup_errors=True)
+    return tempfile.TemporaryDirectory(prefix="vllm-", dir="/tmp", ignore_cleanup_errors=True)

@@ -58,6 +58,17 @@ def test_where_nothing_is_in_scope_the_scope_is_named(cli: Cli, tmp_path: Path, 
     assert f"labels tell it, by --scope {scope}." in cli("plan", "--objects", str(objects)).stdout
 
 
+def test_a_configuration_that_a_former_installation_left_decides_nothing(cli: Cli, tmp_path: Path) -> None:
+    objects = labelled(tmp_path, "enabled")
+    configure(objects, "OptOut", servers="chat", name="a-former-one")
+    configure(objects, "OptIn")
+    done = cli("plan", "--objects", str(objects))
+    assert done.returncode == 0
+    assert "a-former-one, vllm-rightsizer contradict each other; say it with --scope" in done.stderr
+    assert PLANNED in done.stdout
+    assert cli("plan", "--objects", str(objects), "--scope", "OptIn").stderr == ""
+
+
 def labelled(folder: Path, said: str) -> Path:
     """The example's objects, of a namespace that says so."""
     objects = folder / "objects"
@@ -69,9 +80,10 @@ def labelled(folder: Path, said: str) -> Path:
     return objects
 
 
-def configure(objects: Path, scope: str, servers: str = "vllm-rightsizer") -> None:
+def configure(objects: Path, scope: str, servers: str = "vllm-rightsizer", name: str = "vllm-rightsizer") -> None:
     """The configuration as it is shipped, with the selector that the chart writes for `scope`; and one of others."""
     made: dict[str, Any] = YAML(typ="safe", pure=True).load(DEPLOY / "kubernetes" / "webhook-configuration.yaml")
+    made["metadata"]["name"] = name
     [webhook] = made["webhooks"]
     webhook["clientConfig"]["service"]["namespace"] = servers
     others = json.loads(json.dumps(made))
