@@ -87,7 +87,14 @@ class Pod:
     excluded: bool = False
     """Whether it or an owner says so."""
     started_at: float | None = None
-    """Since when the container runs; once it was restarted, since when the pod's node has it. None: not known."""
+    """Since when the container runs; once it was restarted, since when the pod's node has it. None: it waits for its
+    first start, for a node, an image, or an init container."""
+
+    @property
+    def began(self) -> float:
+        """Since when it could do anything: since its container started, or where that is not told, since it was made.
+        In seconds since the epoch, as all times here."""
+        return self.created_at if self.started_at is None else self.started_at
 
     @property
     def identity(self) -> Identity:
@@ -334,9 +341,10 @@ def _failure(state: Raw) -> str | None:
 
 
 def _started_at(status: Raw, state: Raw) -> float | None:
-    running = (state.get("state") or {}).get("running") or {}
-    # Images are pulled between the two. After a restart the first start is not told any more.
-    began = (not state.get("restartCount") and running.get("startedAt")) or status.get("startTime")
+    now = state.get("state") or {}
+    own = now.get("running") or now.get("terminated") or {}
+    # After a restart the first start is not told any more; before the first one images may still be pulled.
+    began = status.get("startTime") if state.get("restartCount") else own.get("startedAt")
     return _seconds(began) if began else None
 
 

@@ -38,10 +38,10 @@ def pods_guard(reports: Iterable[PodReport], series: Sequence[Series], now: floa
             continue
         count += 1
         seen = last.get((pod.name, pod.uid))
-        since = max(pod.created_at, first) if seen is None else seen
+        since = max(pod.began, first) if seen is None else seen
         if now - since < lately:
             continue
-        if seen is None and not report.reporting and now - pod.created_at >= window_seconds:
+        if seen is None and not report.reporting and now - pod.began >= window_seconds:
             given_up.append(pod.name)
         else:
             answers = ", though it answers now" if report.reporting else ""

@@ -42,10 +42,11 @@ def verify(
     own = tuple(one for one in series if (one.key.pod, one.key.uid) == (pod.name, pod.uid))
     if not own and pod.failure is not None:
         return Verification("False", START_FAILED, f"pod {pod.name} does not start with it: {pod.failure}")
-    began = pod.created_at if pod.started_at is None else pod.started_at
-    age = now - began
+    age = now - pod.began
     if not pod.ready and not own:
-        if pod.address is None and not pod.annotations.get(ANNOTATION_EMITTED):
+        # A sidecar may run in a pod that does not yet.
+        waits = pod.address is None and pod.started_at is None
+        if waits and not pod.annotations.get(ANNOTATION_EMITTED):
             return Verification("Unknown", STARTING, f"pod {pod.name} does not run yet")
         if age > parse_duration(policy.verify.ready_timeout) and not report.reporting:
             timeout = policy.verify.ready_timeout
@@ -56,7 +57,7 @@ def verify(
     if age - settle > policy.observation_window_seconds:
         message = f"pod {pod.name} settled longer ago than the window goes back"
         return Verification("Unknown", FORGOTTEN, message)
-    settling = Window.of(own, began + settle, settle)
+    settling = Window.of(own, pod.began + settle, settle)
     if settling.preemptions:
         message = f"pod {pod.name} preempted requests {settling.preemptions} times while it settled"
         return Verification("False", PREEMPTED, message)

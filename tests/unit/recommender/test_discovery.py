@@ -200,15 +200,31 @@ def test_how_the_container_ended() -> None:
 def test_since_when_the_container_runs() -> None:
     """After the image was pulled; of one that was restarted, when it did so first is not told any more."""
     raw, taken, began = pod_object(1), "2026-11-01T12:00:00Z", "2026-11-01T12:40:00Z"
-    raw["status"].pop("startTime", None)
+    raw["metadata"]["creationTimestamp"] = created = "2026-11-01T11:00:00Z"
+
+    def seen(restarts: int, state: dict[str, Any]) -> tuple[float | None, float]:
+        named = {"name": KEY.container, "ready": False, "restartCount": restarts, "state": state}
+        pod = injected(changed(raw, status={"startTime": taken, "containerStatuses": [named]}))
+        return pod.started_at, pod.began
+
+    first, node, made = (datetime.fromisoformat(one).timestamp() for one in (began, taken, created))
     assert injected(raw).started_at is None
-    changed(raw, status={"startTime": taken})
-    assert injected(raw).started_at == datetime.fromisoformat(taken).timestamp()
-    state = {"name": KEY.container, "ready": False, "restartCount": 0, "state": {"running": {"startedAt": began}}}
-    changed(raw, status={"containerStatuses": [state]})
-    assert injected(raw).started_at == datetime.fromisoformat(began).timestamp()
-    changed(raw, status={"containerStatuses": [{**state, "restartCount": 1}]})
-    assert injected(raw).started_at == datetime.fromisoformat(taken).timestamp()
+    # It pulls its image, or its init containers work.
+    assert seen(0, {"waiting": {"reason": "ContainerCreating"}}) == (None, made)
+    assert seen(0, {"running": {"startedAt": began}}) == (first, first)
+    assert seen(0, {"terminated": {"exitCode": 1, "startedAt": began}}) == (first, first)
+    assert seen(0, {"terminated": {"exitCode": 137, "startedAt": None}}) == (None, made)
+    assert seen(1, {"running": {"startedAt": "2026-11-01T13:00:00Z"}}) == (node, node)
+    assert seen(1, {"waiting": {"reason": "CrashLoopBackOff"}}) == (node, node)
+
+
+def test_a_sidecar_that_starts_has_begun_though_its_pod_is_pending() -> None:
+    raw, began = pod_object(1), "2026-11-01T12:40:00Z"
+    raw["spec"]["initContainers"] = [{**raw["spec"]["containers"].pop(), "restartPolicy": "Always"}]
+    state = {"name": KEY.container, "ready": False, "started": False, "restartCount": 0}
+    running = {**state, "state": {"running": {"startedAt": began}}}
+    pod = injected(changed(raw, status={"phase": "Pending", "initContainerStatuses": [running]}))
+    assert (pod.address, pod.ready, pod.started_at) == (None, False, datetime.fromisoformat(began).timestamp())
 
 
 def test_the_plugin_comes_into_namespaces_that_opted_in(store: FileObjectStore) -> None:

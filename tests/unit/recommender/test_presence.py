@@ -57,6 +57,12 @@ def guard(*reports: PodReport, observed: Sequence[Series] = (MEASURED,)) -> Guar
             0.0,
             "llama-1 (none since 2027-01-14T08:00:00Z)",
         ),
+        # It waited for its node, and has been up for long enough since.
+        (
+            PodReport(replace(pod("llama-1", age=9 * W), started_at=NOW - W / 6), **SILENT),
+            None,
+            "llama-1 (none since 2027-01-15T00:00:00Z)",
+        ),
         # What answers has data, wherever they are.
         (PodReport(pod("llama-1", age=9 * W), (OWN,)), None, ", though it answers now)"),
     ],
@@ -77,6 +83,8 @@ def test_pods_that_are_missed(report: PodReport, last: float | None, said: str) 
         (PodReport(pod("llama-1"), **SILENT), W / 6 - SLOT),
         # Freshly started.
         (PodReport(pod("llama-1", age=W / 6 - 1), **SILENT), None),
+        # It waited for its node.
+        (PodReport(replace(pod("llama-1", age=W / 2), started_at=NOW - 60), (OWN,)), None),
         # Who gets no requests, and who has nothing to size.
         (PodReport(pod("llama-1", ready=False), **SILENT), W / 3),
         (PodReport(replace(pod("llama-1"), address=None), fault="the pod does not run yet"), W / 3),
@@ -94,6 +102,11 @@ def test_a_pod_that_was_silent_for_a_whole_window_is_given_up_and_named() -> Non
     found = guard(PodReport(pod("llama-1", age=W), **SILENT), observed=(MEASURED, until(NOW - W, intervals=8)))
     assert found.passed
     assert found.message.endswith("not counted, as silent for the whole window of 2d: llama-1")
+
+
+def test_a_pod_that_waited_for_a_whole_window_has_not_been_silent_for_as_long() -> None:
+    found = guard(PodReport(replace(pod("llama-1", age=W), started_at=NOW - 60), **SILENT))
+    assert found == Guard("pods", True, "all 2 pods that are ready have data of the last 8h, or began since")
 
 
 def test_nobody_is_missed_before_others_were_measured_for_as_long() -> None:

@@ -74,12 +74,10 @@ def test_a_pod_that_is_not_ready_in_time() -> None:
     assert shown(judged(late, OBSERVED, first), VERIFIED) == ("False", "NotReady")
 
 
-@pytest.mark.parametrize("waits", ["for a node", "for its image"])
-def test_a_pod_that_waits_for_its_node_or_image_withdraws_nothing(waits: str) -> None:
+def test_a_pod_that_waits_for_its_node_or_image_withdraws_nothing() -> None:
     """An autoscaler without a free GPU, a node that comes up: the size is not to blame, nor for the time it took."""
     first = recommend(state())
     waiting = replace(pod("llama-1", applied=True, ready=False, age=2 * HOUR), address=None)
-    waiting = replace(waiting, started_at=None if waits == "for a node" else NOW - 2 * HOUR)
     found = judged(PodReport(waiting, fault="not running"), OBSERVED, first)
     assert (shown(found, VERIFIED), shown(found, DEGRADED)[0]) == (("Unknown", "Starting"), "False")
     assert found.status.target is not None
@@ -88,6 +86,18 @@ def test_a_pod_that_waits_for_its_node_or_image_withdraws_nothing(waits: str) ->
     assert (shown(found, VERIFIED), shown(found, DEGRADED)[0]) == (("Unknown", "Starting"), "False")
     late = replace(begun, started_at=NOW - 1900)
     assert shown(judged(PodReport(late, fault="refused"), OBSERVED, first), VERIFIED) == ("False", "NotReady")
+
+
+def test_a_sidecar_that_is_not_ready_in_time() -> None:
+    """Its pod stays Pending, and has no address for us, until the startup probe of the sidecar has passed."""
+    first = recommend(state())
+    sidecar = replace(pod("llama-1", applied=True, ready=False, age=2 * HOUR), address=None)
+    begun = PodReport(replace(sidecar, started_at=NOW - 60), fault="not running")
+    assert shown(judged(begun, OBSERVED, first), VERIFIED) == ("Unknown", "Starting")
+    late = PodReport(replace(sidecar, started_at=NOW - 1900), fault="not running")
+    found = judged(late, OBSERVED, first)
+    assert (shown(found, VERIFIED), shown(found, DEGRADED)[0]) == (("False", "NotReady"), "True")
+    assert found.status.target is None
 
 
 def test_a_pod_that_waits_for_what_an_emitter_asked_for() -> None:
