@@ -14,6 +14,7 @@ from vllm_rightsizer.doctor.facts import (
     Raw,
     annotations_of,
     bundle_of,
+    fails_open,
     option,
     titled,
     webhooks_of,
@@ -62,7 +63,7 @@ def _namespace(webhook: dict[str, object]) -> object:
 def failure_policy(facts: Facts) -> Iterator[Finding]:
     for raw in facts.configurations:
         for number, webhook in enumerate(raw["webhooks"]):
-            if webhook in webhooks_of(raw) and webhook.get("failurePolicy") != "Ignore":
+            if webhook in webhooks_of(raw) and not fails_open(webhook):
                 patch = f'[{{"op":"replace","path":"/webhooks/{number}/failurePolicy","value":"Ignore"}}]'
                 yield Finding(
                     "FailurePolicyChanged",

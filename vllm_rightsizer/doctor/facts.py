@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -139,9 +139,8 @@ class Facts:
     @cached_property
     def census(self) -> Census:
         kinds = (*WORKLOAD_KINDS, "Pod", "Namespace")
-        found = census_of(ListedObjects({kind: self.objects.get(kind, ()) for kind in kinds}), self.scope)
-        # Of its own namespace the webhook is never asked, whatever the scope.
-        return replace(found, opted_in=frozenset(found.opted_in) - {self.namespace})
+        listed = ListedObjects({kind: self.objects.get(kind, ()) for kind in kinds})
+        return census_of(listed, self.scope, self.namespace)
 
     @cached_property
     def pods(self) -> Discovery:
@@ -207,6 +206,11 @@ class Facts:
 def webhooks_of(configuration: Raw) -> list[Raw]:
     """Those in it that are ours."""
     return [one for one in configuration.get("webhooks") or () if str(one.get("name")).endswith(f".{GROUP}")]
+
+
+def fails_open(webhook: Raw) -> bool:
+    """Whether pods are taken while it does not answer."""
+    return bool(webhook.get("failurePolicy") == "Ignore")
 
 
 def service_of(configuration: Raw) -> Name | None:

@@ -9,7 +9,7 @@ from typing import Any
 from recommender.api.apiserver.connection import CONNECTION_ERRORS, ApiError, ApiServer
 from recommender.cluster_objects import PODS
 from vllm_plugin.names import ANNOTATION_EXCLUDE, ANNOTATION_SKIPPED, LABEL_INJECTED
-from vllm_rightsizer.doctor.facts import Facts, Probe, Raw, annotations_of, labels, moment
+from vllm_rightsizer.doctor.facts import Facts, Probe, Raw, annotations_of, fails_open, labels, moment, webhooks_of
 from vllm_rightsizer.doctor.looking import said_by
 from vllm_rightsizer.doctor.selection import is_called_for
 from webhook.injection import INIT_CONTAINER, PLUGIN_VOLUME
@@ -27,17 +27,24 @@ async def probed(server: ApiServer, facts: Facts) -> Probe | None:
             return probe_of(namespace, await _tried(server, namespace, probe_pod()))
         except ApiError as error:
             refused = Probe(namespace, refused=f"a vLLM pod could not be tried there: {error.message}")
-            # The webhook leaves it as it is.
+            # The webhook is not asked about it.
             if await _answered(server, namespace, probe_pod(annotations={ANNOTATION_EXCLUDE: "true"})) is not None:
                 # Once may have been a bad moment of somebody else's webhook.
                 again = await _answered(server, namespace, probe_pod())
-                return replace(refused, taken_without_us=True) if again is None else probe_of(namespace, again)
+                # One that fails closed refuses without an answer, too: what it adds need not be why.
+                ours = replace(refused, taken_without_us=_fail_open(facts))
+                return ours if again is None else probe_of(namespace, again)
             found = found or refused
         except CONNECTION_ERRORS as error:
             # All webhooks of the cluster are asked: each may take its time.
             said = f"a vLLM pod that was tried there had no answer: {said_by(error)}"
             found = found or Probe(namespace, refused=said)
     return found
+
+
+def _fail_open(facts: Facts) -> bool:
+    """All webhooks of ours; of a former installation nobody may serve them any more."""
+    return all(fails_open(webhook) for raw in facts.configurations for webhook in webhooks_of(raw))
 
 
 async def _tried(server: ApiServer, namespace: str, pod: Raw) -> Raw:

@@ -60,7 +60,7 @@ def silence(facts: Facts, pod: Pod, page: Page | None, said: str) -> Reason:
     container = next(one for one in (*raw["spec"]["containers"], *begun) if one["name"] == pod.key.container)
     assert pod.address is not None, "it runs"
     silent = _Silent(facts, pod, page, raw, container, pod.address[1], said)
-    return next(filter(None, (why(silent) for why in _REASONS)), None) or _not_loaded(silent)
+    return next(filter(None, (why(silent) for why in _REASONS)), None) or _unexplained(silent)
 
 
 def _hooks_off(silent: _Silent) -> Reason | None:
@@ -133,22 +133,35 @@ def _isolated(silent: _Silent) -> Reason | None:
 
 
 def _map_gone(silent: _Silent) -> Reason | None:
-    """The ConfigMap of the plugin that it mounts, which has to be there before vLLM starts."""
-    if "ConfigMap" in silent.facts.unseen:
+    """The ConfigMap of the plugin that it mounts."""
+    name = _mounted_map(silent)
+    if name is None or "ConfigMap" in silent.facts.unseen or _map(silent, name) is not None:
         return None
-    there = {one["metadata"]["name"]: one for one in silent.facts.of("ConfigMap", silent.pod.key.namespace)}
+    return "PluginMapGone", f"it mounts the ConfigMap {name}, which is not there", started_anew(silent.pod)
+
+
+def _map_late(silent: _Silent) -> Reason | None:
+    """That ConfigMap has to be there before vLLM starts. Only a guess: of one that was deleted and made anew it cannot
+    be seen that it was."""
+    name, started = _mounted_map(silent), _started(silent)
+    found = _map(silent, name) if name is not None else None
+    made = found["metadata"].get("creationTimestamp") if found is not None else None
+    if not made or not started or moment(started) >= moment(made):
+        return None
+    seen = f"it mounts the ConfigMap {name}, which was made after it had started"
+    return "PluginMapLate", seen, started_anew(silent.pod)
+
+
+def _mounted_map(silent: _Silent) -> str | None:
+    """Its name; None where the plugin comes from elsewhere."""
     for volume in silent.raw["spec"].get("volumes") or ():
-        name = (volume.get("configMap") or {}).get("name")
-        if volume.get("name") != PLUGIN_VOLUME or not name:
-            continue
-        if name not in there:
-            seen = f"it mounts the ConfigMap {name}, which is not there"
-            return "PluginMapGone", seen, started_anew(silent.pod)
-        made, started = there[name]["metadata"].get("creationTimestamp"), _started(silent)
-        if made and started and moment(started) < moment(made):
-            seen = f"it mounts the ConfigMap {name}, which was not there yet when it started"
-            return "PluginMapLate", seen, started_anew(silent.pod)
+        if volume.get("name") == PLUGIN_VOLUME:
+            return (volume.get("configMap") or {}).get("name") or None
     return None
+
+
+def _map(silent: _Silent, name: str) -> Raw | None:
+    return silent.facts.one("ConfigMap", name, silent.pod.key.namespace)
 
 
 def _started(silent: _Silent) -> str | None:
@@ -206,19 +219,18 @@ def _another_answers(silent: _Silent) -> Reason | None:
 
 
 def _not_heard(silent: _Silent) -> Reason | None:
-    if silent.page is None:
-        # Nobody has looked: not allowed to, or one of too many.
-        seen = f"the recommender hears nothing from port {silent.port}: {silent.said}"
-        return "PluginSilent", seen, _look_inside(silent)
-    if silent.page.trouble is not None:
+    if silent.page is None or silent.page.trouble is not None:
         return None
     seen = f"its page is there, and the recommender takes nothing from it: {silent.said}"
     return "PluginNotHeard", seen, f"kubectl -n {silent.pod.key.namespace} describe vllmrecommendations"
 
 
-def _not_loaded(silent: _Silent) -> Reason:
-    trouble = silent.page.trouble if silent.page is not None else ""
-    seen = f"nothing answers on port {silent.port}: vLLM has not loaded the plugin ({trouble})"
+def _unexplained(silent: _Silent) -> Reason:
+    if silent.page is None:
+        # Nobody has looked: not allowed to, or one of too many.
+        seen = f"the recommender hears nothing from port {silent.port}: {silent.said}"
+    else:
+        seen = f"nothing answers on port {silent.port}: vLLM has not loaded the plugin ({silent.page.trouble})"
     return "PluginSilent", seen, _look_inside(silent)
 
 
@@ -247,4 +259,5 @@ _REASONS: tuple[Callable[[_Silent], Reason | None], ...] = (
     _meshed,
     _another_answers,
     _not_heard,
+    _map_late,
 )

@@ -234,6 +234,22 @@ def test_a_pod_that_is_refused_is_tried_without_us(tmp_path: Path, ours: bool) -
     assert probe == Probe("chat", refused=refused, taken_without_us=ours)
 
 
+@pytest.mark.parametrize(
+    ("former", "own", "ours"), [("Ignore", "Ignore", True), ("Ignore", "Fail", False), ("Fail", "Ignore", False)]
+)
+def test_a_webhook_that_fails_closed_may_itself_be_why_a_pod_is_refused(
+    tmp_path: Path, former: str, own: str, ours: bool
+) -> None:
+    """No webhook of ours is asked about the second pod: what it adds may be well."""
+    there = held("former", "ours", runs=True)
+    for raw, policy in zip(there[CONFIGURATIONS], (former, own), strict=True):
+        raw["webhooks"][0]["failurePolicy"] = policy
+    with cluster(tmp_path, held=there, refuses=lambda said: ANNOTATION_EXCLUDE not in said) as kubeconfig:
+        probe = gathered(kubeconfig).probe
+    refused = "a vLLM pod could not be tried there: a volume is forbidden"
+    assert probe == Probe("chat", refused=refused, taken_without_us=ours)
+
+
 def test_a_pod_that_is_refused_once_met_a_bad_moment(tmp_path: Path) -> None:
     bad = [True]
     with cluster(tmp_path, refuses=lambda _said: bool(bad) and bad.pop()) as kubeconfig:

@@ -10,7 +10,15 @@ from typing import Any
 
 import doctor_faults_of_others as others
 import pytest
-from doctor_faults import UNANSWERED, Fault, Known, network
+from doctor_faults import (
+    UNANSWERED,
+    Fault,
+    Known,
+    network,
+    plugin_that_came_after_the_pod,
+    port_of_a_sidecar,
+    port_on_which_another_answers,
+)
 from installation import CHAT, OURS, POD, PORT, Installation, bare, names, vllm_pod
 
 from vllm_plugin.names import ANNOTATION_EMITTER, ENV_PORT, LABEL_INJECT
@@ -311,6 +319,26 @@ def test_pods_that_wait_for_one_image_are_one_finding() -> None:
     known = image_volume_of_a_private_registry(there)
     [found] = examined(there, **known)
     assert found.about == "Pod chat/llama-0 and 1 more"
+
+
+@pytest.mark.parametrize(
+    ("finding", "make"),
+    [
+        ("NetworkPolicyBlocks", network_policy_by_addresses),
+        ("MeshBlocks", mesh_that_wants_to_know_who_calls),
+        ("PortTaken", port_of_a_sidecar),
+        ("PortTaken", port_on_which_another_answers),
+        ("PluginNotHeard", lambda there: silent(there, Page())),
+        ("PluginMapLate", silent),
+        ("PluginMapLate", lambda there: {**silent(there), "pages": {}}),
+    ],
+)
+def test_a_map_that_is_younger_than_the_pod_is_only_a_guess(finding: str, make: Fault) -> None:
+    """Who deletes it has it made anew: then each pod is older, and has the plugin."""
+    there = Installation()
+    late = plugin_that_came_after_the_pod(there)
+    [found] = examined(there, **{**(late or {}), **(make(there) or {})})
+    assert found.name == finding
 
 
 @pytest.mark.parametrize(
