@@ -16,14 +16,23 @@ _WAITING = "--option=DPkg::Lock::Timeout=300"
 """In seconds, for whoever else installs something."""
 
 
-def missing_after_install(packages: Mapping[str, str]) -> str | None:
-    """Install what is missing; a sentence about what cannot be had, None where all is there.
+def missing_after_install(packages: Mapping[str, str], probes: Mapping[str, Sequence[str]]) -> str | None:
+    """Install what is missing, and try it; a sentence about what cannot be had, None where all is there.
 
-    `packages`: what is needed, a program or the path of a file, and the package that has it.
+    `packages`: what is needed, a program or the path of a file, and the package that has it. `probes`: what is done
+    with them, and a command that shows that this machine lets it be done.
     """
     with one_at_a_time("packages"):
         lacking = sorted({package for what, package in packages.items() if not _is_there(what)})
-        return _install(lacking) if lacking else None
+        said = _install(lacking) if lacking else None
+    if said is not None:
+        return said
+    # Root of a container may be refused what root of a machine may do.
+    for what, command in probes.items():
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            return f"{what} is needed, and this machine refuses it: {done.stderr.strip()}"
+    return None
 
 
 def _install(lacking: Sequence[str]) -> str | None:

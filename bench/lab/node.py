@@ -44,12 +44,12 @@ rm -rf "$place"
 echo "$said" >&2
 exit $refused"""
 _PROBES = {
-    "namespaces of its own": ["unshare", "--net", "--mount", "--pid", "--fork", "true"],
+    "a namespace of its own": ["unshare", "--net", "--mount", "--pid", "--fork", "true"],
     "the kernel's overlay file system": ["unshare", "--mount", "sh", "-c", _OVERLAY],
     # By a name that no other run has, and none that was killed.
     "a bridge": ["sh", "-c", "ip link add vllmrs$$ type bridge && ip link delete vllmrs$$"],
-    "rules of iptables": ["iptables", "--table", "nat", "--list-rules"],
-    "control groups that it can write": ["sh", "-c", "test -w /sys/fs/cgroup || test -w /sys/fs/cgroup/memory"],
+    "a table of iptables": ["iptables", "--table", "nat", "--list-rules"],
+    "a control group that can be written": ["sh", "-c", "test -w /sys/fs/cgroup || test -w /sys/fs/cgroup/memory"],
 }
 """What a node does, and what shows that it may."""
 
@@ -60,15 +60,7 @@ def missing_for_a_node() -> str | None:
         return "a node needs root: containers are made by it"
     if pods_of_others(_STATE):
         return "another node runs pods on this machine, and a second one would end them: use that by its KUBECONFIG"
-    lacking = missing_after_install(PACKAGES)
-    if lacking is not None:
-        return lacking
-    # Root of a container may be refused what root of a machine may do.
-    for what, command in _PROBES.items():
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            return f"a node needs {what}, and this machine refuses it: {done.stderr.strip()}"
-    return None
+    return missing_after_install(PACKAGES, _PROBES)
 
 
 class Node:

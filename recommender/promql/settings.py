@@ -90,24 +90,18 @@ def secret_headers(file: Path) -> tuple[tuple[str, str], ...]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        parts = _HEADER.fullmatch(line.strip())
-        if parts is None:
-            raise PrometheusSettingsError(
-                f"line {number} of {file} is no header: it should be like 'Authorization: Basic …'"
-            )
-        found.append((parts[1], parts[2]))
+        found.append(_header(line, f"line {number} of {file}", "Authorization: Basic …"))
     return tuple(found)
 
 
 def headers_of(lines: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Headers from lines like `X-Scope-OrgID: team`. Raises `PrometheusSettingsError`."""
-    found = []
-    for line in lines:
-        parts = _HEADER.fullmatch(line.strip())
-        if parts is None:
-            # What stands behind the colon may be a secret.
-            raise PrometheusSettingsError(
-                f"{line.partition(':')[0]!r} is no header: it should be like 'X-Scope-OrgID: team'"
-            )
-        found.append((parts[1], parts[2]))
-    return tuple(found)
+    # What stands behind the colon may be a secret.
+    return tuple(_header(line, repr(line.partition(":")[0]), "X-Scope-OrgID: team") for line in lines)
+
+
+def _header(line: str, called: str, example: str) -> tuple[str, str]:
+    parts = _HEADER.fullmatch(line.strip())
+    if parts is None:
+        raise PrometheusSettingsError(f"{called} is no header: it should be like '{example}'")
+    return parts[1], parts[2]

@@ -32,6 +32,18 @@ _CLASSES = "/apis/resource.k8s.io/v1/deviceclasses"
 
 
 @contextlib.contextmanager
+def shown(plane: ControlPlane, pod: Raw, status: Raw) -> Iterator[None]:
+    """A pod of `CHAT` of which the kubelet says `status`, for the length of the block."""
+    path = f"/api/v1/namespaces/{CHAT}/pods"
+    name = plane.client.create(path, pod)["metadata"]["name"]
+    plane.client.patch(f"{path}/{name}/status", {"status": status})
+    try:
+        yield
+    finally:
+        plane.client.delete(f"{path}/{name}", gracePeriodSeconds="0")
+
+
+@contextlib.contextmanager
 def policy_against_our_volume(plane: ControlPlane, _webhook: Webhook) -> Iterator[None]:
     """Pods are refused by what the webhook adds to them."""
     name = "no-folders"
@@ -65,10 +77,9 @@ def _taken(plane: ControlPlane) -> bool:
 @contextlib.contextmanager
 def injector_that_does_not_come(plane: ControlPlane, _webhook: Webhook) -> Iterator[None]:
     """A pod of which the kubelet says so, as an earlier pass of a webhook with other options has left it."""
-    pod, path = vllm_pod(), f"/api/v1/namespaces/{CHAT}/pods"
+    pod = vllm_pod()
     pod["spec"]["volumes"] = [{"name": PLUGIN_VOLUME, "emptyDir": {"medium": "Memory"}}]
     pod["spec"]["initContainers"] = [{"name": INIT_CONTAINER, "image": INJECTOR}]
-    plane.client.create(path, pod)
     said = f'Back-off pulling image "{INJECTOR}": ErrImagePull: 401 Unauthorized'
     waiting = {
         INIT_CONTAINER: {"reason": "ImagePullBackOff", "message": said},
@@ -78,12 +89,8 @@ def injector_that_does_not_come(plane: ControlPlane, _webhook: Webhook) -> Itera
         {"name": name, "ready": False, "image": "", "imageID": "", "restartCount": 0, "state": {"waiting": why}}
         for name, why in waiting.items()
     ]
-    status = {"phase": "Pending", "initContainerStatuses": states[:1], "containerStatuses": states[1:]}
-    plane.client.patch(f"{path}/llama/status", {"status": status})
-    try:
+    with shown(plane, pod, {"phase": "Pending", "initContainerStatuses": states[:1], "containerStatuses": states[1:]}):
         yield
-    finally:
-        plane.client.delete(f"{path}/llama", gracePeriodSeconds="0")
 
 
 @contextlib.contextmanager

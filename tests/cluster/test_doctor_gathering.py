@@ -41,7 +41,6 @@ Fault = Callable[[ControlPlane, Webhook], AbstractContextManager[None]]
 
 CHAT = "chat"
 DEPLOYMENTS = ("webhook-deployment", "recommender-deployment")
-LEASE_PATH = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 RUNS = {"phase": "Running", "podIP": "10.244.0.9", "startTime": "2026-11-21T12:00:00Z"}
 
 
@@ -245,13 +244,8 @@ def pod_that_is_refused(plane: ControlPlane, _webhook: Webhook) -> Iterator[None
     pod = vllm_pod()
     reference = {"configMapKeyRef": {"name": "paths", "key": "python"}}
     pod["spec"]["containers"][0]["env"] = [{"name": "PYTHONPATH", "valueFrom": reference}]
-    path = f"/api/v1/namespaces/{CHAT}/pods"
-    plane.client.create(path, pod)
-    plane.client.patch(f"{path}/llama/status", {"status": RUNS})
-    try:
+    with of_pods.shown(plane, pod, RUNS):
         yield
-    finally:
-        plane.client.delete(f"{path}/llama", gracePeriodSeconds="0")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ from .recommenders import MANIFESTS, RULE_OF_CLAIMS
 from .single_rights import holds
 from .waiting import until
 
-ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterrole"
 OPTIONAL = ("HorizontalPodAutoscaler", "ScaledObject", "ResourceClaimTemplate")
 PLURALS = ("horizontalpodautoscalers", "scaledobjects", "resourceclaimtemplates")
 

@@ -230,7 +230,9 @@ async def test_a_silent_watch_is_given_up_and_listed_anew() -> None:
         await at_work.agrees()
 
 
-async def test_a_server_that_is_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_that_is_not_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as nobody, caplog.at_level(logging.INFO):
         nobody.bind(("127.0.0.1", 0))
         server = await ApiServer.connect(kubeconfig(tmp_path, f"http://127.0.0.1:{nobody.getsockname()[1]}"))
@@ -241,7 +243,7 @@ async def test_a_server_that_is_not_there(tmp_path: Path, caplog: pytest.LogCapt
             tried += 1
             return await request(*words, **options)
 
-        server.request = counted  # type: ignore[method-assign]  # as it is, and how often
+        monkeypatch.setattr(server, "request", counted)
         reflector = Reflector(server, THINGS, keep, pace=HASTY)
         task = asyncio.create_task(reflector.run())
         await until(lambda: reflector.trouble is not None and tried >= 5)

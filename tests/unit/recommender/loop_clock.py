@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import patch
 
 
 def later(seconds: float) -> None:
-    """So much time has passed, to whatever waits on the running loop."""
+    """So much time has passed, to whatever waits on the running loop. It stays so: loops live no longer than a test."""
     loop = asyncio.get_running_loop()
     before = loop.time
-    loop.time = lambda: before() + seconds  # type: ignore[method-assign]  # loops live no longer than a test
+    patch.object(loop, "time", lambda: before() + seconds).start()
