@@ -15,7 +15,7 @@ QUICK := not engine and not demo and not cluster and not e2e and not processes
 
 # Where Python keeps no bytecode, each worker rewrites and compiles every test anew, and each vLLM a thousand files.
 test e2e unit fuzz: export PYTHONDONTWRITEBYTECODE =
-test e2e unit fuzz: export PYTHONPYCACHEPREFIX = $(CURDIR)/.venv/pycache
+test e2e unit fuzz: export PYTHONPYCACHEPREFIX = $(CURDIR)/build/pycache
 
 .PHONY: help venv demo test lab-up lab-down images release push-images push-chart check lint e2e e2e-programs unit fuzz bench-webhook bench-plugin bench-recommender bench-cluster soak crds manifests matrix lock wheels bench-gpu clean
 
@@ -24,8 +24,9 @@ help: ## this list
 
 venv: .venv/.ready ## the environment that every other target uses: real vLLM on the CPU, tools, this project
 
+# What stands there without a Python is half of an environment.
 .venv/.ready: requirements-dev.txt pyproject.toml .ci/uv .ci/uv.txt
-	@[ -x $(BIN)/python ] || { $(UV) venv --quiet --python "$(PYTHON)" .venv; }
+	@[ -x $(BIN)/python ] || { rm -rf .venv; $(UV) venv --quiet --python "$(PYTHON)" .venv; }
 	@echo "set-up: installing the environment (6 GB on the first run)"
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -r requirements-dev.txt
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
