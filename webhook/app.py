@@ -63,6 +63,8 @@ class Surroundings:
     """Why reviews should go to another replica, in a sentence."""
     ages: Callable[[], Mapping[str, float]] = dict
     """Seconds since the objects were last known to be so, by kind."""
+    certificate_begins: Callable[[], float] = lambda: math.nan
+    """Unix time."""
     certificate_expires: Callable[[], float] = lambda: math.nan
     """Unix time."""
     waiting: Callable[[], int] = lambda: 0
@@ -83,7 +85,9 @@ def create_app(
             return "the server is ending"
         return around.trouble() or ("the objects have not been read yet" if knowledge() is None else None)
 
-    metrics = Metrics(around.ages, around.certificate_expires, lambda: trouble() is None, around.waiting)
+    metrics = Metrics(
+        around.ages, around.certificate_begins, around.certificate_expires, lambda: trouble() is None, around.waiting
+    )
 
     @app.post("/mutate", openapi_extra=_DESCRIPTION)
     async def mutate(request: Request) -> Response:

@@ -37,6 +37,7 @@ class Metrics:
     def __init__(
         self,
         ages: Callable[[], Mapping[str, float]],
+        certificate_begins: Callable[[], float],
         certificate_expires: Callable[[], float],
         ready: Callable[[], bool],
         waiting: Callable[[], int],
@@ -60,6 +61,7 @@ class Metrics:
             _PREFIX + "malformed", "Requests that held no admission review", registry=self.registry
         )
         self.registry.register(_Ages(ages))
+        self._gauge("certificate_begin_timestamp_seconds", "When the served certificate began", certificate_begins)
         self._gauge("certificate_expiry_timestamp_seconds", "When the served certificate ends", certificate_expires)
         self._gauge("ready", "Whether this replica is ready", ready)
         self._gauge("requests_waiting", "Requests that have come and are not answered yet", waiting)

@@ -64,6 +64,7 @@ async def _serve_on(
         around = Surroundings(
             trouble=lambda: watch.trouble if watch.knowledge is None else certificates.trouble,
             ages=watch.ages,
+            certificate_begins=lambda: certificates.served.begins,
             certificate_expires=lambda: certificates.served.expires,
             waiting=lambda: len(server.server_state.tasks),
             draining=lambda: server.draining,

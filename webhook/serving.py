@@ -47,6 +47,11 @@ class Served:
         """Served with it: authorities between it and whom callers know."""
 
     @property
+    def begins(self) -> float:
+        """Unix time; not a number before the first load."""
+        return self.certificate.not_valid_before_utc.timestamp() if self.certificate is not None else float("nan")
+
+    @property
     def expires(self) -> float:
         """Unix time; not a number before the first load."""
         return self.certificate.not_valid_after_utc.timestamp() if self.certificate is not None else float("nan")

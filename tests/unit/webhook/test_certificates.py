@@ -272,11 +272,13 @@ def test_authorities_between_lead_to_one_that_is_known() -> None:
 def test_a_new_certificate_is_served_from_the_next_handshake_on() -> None:
     served = Served()
     assert served.expires != served.expires
+    assert served.begins != served.begins
     now = datetime.now(UTC)
     for _ in range(2):
         authority = new_authority(now, Lifetimes())
         leaf = new_leaf(authority, HOSTS, now)
         served.load(leaf.certificate_pem, leaf.key_pem)
+        assert served.begins == leaf.certificate.not_valid_before_utc.timestamp()
         assert served.expires == leaf.certificate.not_valid_after_utc.timestamp()
         assert _presented(served.context, pem_of(authority.certificate)) == leaf.certificate
     with pytest.raises(ValueError, match="no certificate"):
