@@ -38,7 +38,7 @@ demo: venv ## the whole loop on a real vLLM: measure, recommend, rewrite, measur
 test: venv ## every test, those on a real vLLM and a real API server too
 	@mkdir -p build
 	@# The API server is built beside the first tests; those that need it come last, and wait for it.
-	@nice -n 10 $(PYTHON) .ci/binaries $(TEST_PROGRAMS) > build/programs.log 2>&1 &
+	@nice -n 5 $(PYTHON) .ci/binaries $(TEST_PROGRAMS) > build/programs.log 2>&1 &
 	@# Two files at a time, in the order of collection.
 	@$(BIN)/pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not e2e"
 
