@@ -17,7 +17,7 @@ QUICK := not engine and not demo and not cluster and not e2e and not processes
 test e2e unit fuzz: export PYTHONDONTWRITEBYTECODE =
 test e2e unit fuzz: export PYTHONPYCACHEPREFIX = $(CURDIR)/build/pycache
 
-.PHONY: help venv demo test lab-up lab-down images release push-images push-chart check lint e2e e2e-programs unit fuzz bench-webhook bench-plugin bench-recommender bench-cluster soak crds manifests matrix lock wheels bench-gpu clean
+.PHONY: help venv demo test test-programs lab-up lab-down images release push-images push-chart check lint e2e e2e-programs unit fuzz bench-webhook bench-plugin bench-recommender bench-cluster soak crds manifests matrix lock wheels bench-gpu clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,12 +35,15 @@ venv: .venv/.ready ## the environment that every other target uses: real vLLM on
 demo: venv ## the whole loop on a real vLLM: measure, recommend, rewrite, measure again
 	@$(BIN)/vllm-rightsizer demo --output $(OUTPUT)
 
-test: venv ## every test, those on a real vLLM and a real API server too
-	@mkdir -p build
-	@# The API server is built beside the first tests; those that need it come last, and wait for it.
-	@nice -n 5 $(PYTHON) .ci/binaries $(TEST_PROGRAMS) > build/programs.log 2>&1 &
+test: test-programs venv ## every test, those on a real vLLM and a real API server too
 	@# Two files at a time, in the order of collection.
 	@$(BIN)/pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not e2e"
+
+# Beside the environment and the first tests; those that need the API server come last, and wait for it.
+test-programs:
+	@mkdir -p build
+	@$(UV) --version >/dev/null
+	@nice -n 5 $(PYTHON) .ci/binaries $(TEST_PROGRAMS) > build/programs.log 2>&1 &
 
 e2e-programs: ## the programs of `make e2e`, built ahead of it
 	@$(PYTHON) .ci/binaries $(TEST_PROGRAMS) >/dev/null

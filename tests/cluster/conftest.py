@@ -35,7 +35,7 @@ def control_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     """etcd and kube-apiserver; nothing that makes pods from workloads."""
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         # The first time it takes minutes, and says so.
-        folder_with("etcd", "kube-apiserver", "kube-controller-manager")
+        folder_with("etcd", "kube-apiserver")
     with running(tmp_path_factory.mktemp("control-plane")) as made:
         yield made
 

@@ -189,14 +189,17 @@ def test_the_picture_is_there(demo: Run) -> None:
 
 
 def test_a_pool_cut_to_what_is_in_use_loses_the_cache(demo: Run, tmp_path: Path) -> None:
-    """The largest use is no less than its p99: who sizes by usage would choose this pool or a smaller one."""
+    """The largest use is no less than its p99: who sizes by usage would choose this pool or a smaller one.
+
+    By the 300th request a generous cache is warm enough for more than three quarters of the hits that it ends with.
+    """
     measured = demo.measured()
     usage = max(measured.kv_floor_bytes, measured.kv_active_peak_bytes)
     with Stage(tmp_path, Console(quiet=True), [f"{KV_CACHE_MEMORY_BYTES}={usage}"]) as stage:
         stage.start_pod(stage.admit())
-        cut = stage.measure(pattern.generate(pattern.DEMO, SEED))
+        cut = stage.measure(pattern.generate(pattern.DEMO, SEED)[:300])
     assert cut.pool_bytes == usage
-    assert cut.hit_rate < demo.figures["before"]["hit_rate"] - 0.05
+    assert cut.hit_rate < demo.figures["before"]["hit_rate"] / 2
 
 
 def test_a_working_set_as_large_as_the_pool_is_left_its_pool(tmp_path: Path) -> None:
