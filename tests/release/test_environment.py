@@ -18,7 +18,7 @@ def checkout(tmp_path: Path) -> Checkout:
     """With nothing to install but this project itself, and every package that was downloaded once."""
     made = of_working_tree(tmp_path / "checkout", tmp_path / "home")
     (made.folder / "requirements-dev.txt").write_text("")
-    made.environment["UV_CACHE_DIR"] = str(CACHE.parent / "uv")
+    made.environment.setdefault("UV_CACHE_DIR", str(CACHE.parent / "uv"))
     return made
 
 
